@@ -1,0 +1,24 @@
+"""Capture what an optimizer does in parameter space, and look at it through diffusion maps.
+
+The modules read as a pipeline: recorder -> trajectory -> distances -> kernels -> diffusion_map. Beside it stand the
+book's data sets and networks (problems), its ledger (claims) and its pictures (figures).
+"""
+
+from .claims import Claims
+from .diffusion_map import DiffusionMap
+from .distances import squared_distances
+from .kernels import bandwidth, gaussian_kernel, kernel_sum_scan
+from .recorder import Recorder
+from .trajectory import Trajectory
+
+__all__ = [
+    "Claims",
+    "DiffusionMap",
+    "Recorder",
+    "Trajectory",
+    "bandwidth",
+    "gaussian_kernel",
+    "kernel_sum_scan",
+    "squared_distances",
+]
+__version__ = "0.1.0"

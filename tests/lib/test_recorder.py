@@ -1,0 +1,397 @@
+"""The recorder against copies made by hand beside the same training."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from descentmaps import Recorder
+from descentmaps.problems import mlp
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "nesterov foreach": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, foreach=True),
+    "SGD fused": lambda p: torch.optim.SGD(p, lr=0.1, fused=True),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "Adam foreach": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
+    "Adam fused": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.5, max_iter=4),
+}
+
+
+def flat(model):
+    return np.concatenate([p.detach().double().numpy().ravel() for p in model.parameters()])
+
+
+def batches(n, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n):
+        x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+        yield x.to(dtype), (x.sum(dim=1, keepdim=True) ** 2).to(dtype)
+
+
+def train(model, optimizer, n, after=lambda update: None):
+    """n updates; returns what hand copies saw after each."""
+    copies = []
+    for update, (x, y) in enumerate(batches(n), 1):
+
+        def closure(x=x, y=y):
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        copies.append(flat(model))
+        after(update)
+    return np.array(copies)
+
+
+def sgd(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_bitwise_equal_to_hand_copies(name):
+    model = mlp(3, 5, 1)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    recorder = Recorder(model, optimizer)
+    copies = train(model, optimizer, 12)
+    trajectory = recorder.trajectory
+    assert np.array_equal(trajectory.points, copies)
+    assert len(np.unique(copies, axis=0)) == 12  # it did train
+    assert np.array_equal(trajectory.updates, np.arange(1, 13))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_is_the_same_without_it(name):
+    results = []
+    for recorded in (True, False):
+        model = mlp(3, 5, 1)
+        optimizer = OPTIMIZERS[name](model.parameters())
+        if recorded:
+            Recorder(model, optimizer)
+        results.append(train(model, optimizer, 5))
+    assert np.array_equal(*results)
+
+
+def test_counts_updates_and_not_batches():
+    model = mlp(3, 4, 1)
+    optimizer = sgd(model)
+    recorder = Recorder(model, optimizer)
+    for i, (x, y) in enumerate(batches(12), 1):
+        nn.functional.mse_loss(model(x), y).backward()
+        if i % 4 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert recorder.trajectory.updates.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("every", [1, 3, np.int64(5), 50])
+def test_every(every):
+    model = mlp(3, 4, 1)
+    optimizer = sgd(model)
+    recorder = Recorder(model, optimizer, every=every)
+    copies = train(model, optimizer, 20)
+    kept = np.arange(every, 21, every)
+    assert recorder.trajectory.updates.tolist() == kept.tolist()
+    assert np.array_equal(recorder.trajectory.points, copies[kept - 1])
+    assert recorder.trajectory.points.shape == (len(kept), 21)
+
+
+def test_sees_the_point_after_the_update():
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    optimizer = sgd(model, lr=0.25)
+    recorder = Recorder(model, optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model.weight**2).sum().backward()  # gradient 2 w: each update halves w
+        optimizer.step()
+    assert recorder.trajectory.points.ravel().tolist() == [0.5, 0.25, 0.125]
+
+
+class TestScalars:
+    def test_belong_to_the_next_snapshot_and_are_nan_where_missing(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer, every=2)
+
+        def log(update):
+            recorder.log(loss=update)  # after update u: before the snapshot of the next even update
+            if update == 3:
+                recorder.log(accuracy=torch.tensor(0.5), norm=np.float32(2))
+
+        train(model, optimizer, 6, after=log)
+        scalars = recorder.trajectory.scalars
+        np.testing.assert_array_equal(scalars["loss"], [1, 3, 5])
+        np.testing.assert_array_equal(scalars["accuracy"], [np.nan, 0.5, np.nan])
+        np.testing.assert_array_equal(scalars["norm"], [np.nan, 2, np.nan])
+
+    def test_not_carried_over(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        recorder.log(loss=7.0)
+        train(model, optimizer, 2)
+        np.testing.assert_array_equal(recorder.trajectory.scalars["loss"], [7, np.nan])
+
+    def test_nan_and_infinity_are_kept_as_they_are(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        recorder.log(loss=float("inf"))
+        train(model, optimizer, 1)
+        assert recorder.trajectory.scalars["loss"].tolist() == [np.inf]
+
+    def test_function_is_called_once_a_snapshot_on_the_updated_model(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer, every=2, scalars=lambda: {"first": flat(model)[0]})
+        train(model, optimizer, 6)
+        assert np.array_equal(recorder.trajectory.scalars["first"], recorder.trajectory.points[:, 0])
+
+    @pytest.mark.parametrize("value", [None, "much", [1.0, 2.0], torch.ones(2), np.ones(2), 1j])
+    def test_other_than_numbers_are_named(self, value):
+        model = mlp(3, 4, 1)
+        recorder = Recorder(model, sgd(model))
+        with pytest.raises(TypeError, match="scalar 'loss' must be a number"):
+            recorder.log(loss=value)
+
+
+def test_scheduler():
+    model = mlp(3, 4, 1)
+    optimizer = sgd(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
+    seen = []
+    recorder = Recorder(model, optimizer, scalars=lambda: {"lr": optimizer.param_groups[0]["lr"]})
+    seen = train(model, optimizer, 6, after=lambda _: scheduler.step())
+    np.testing.assert_allclose(recorder.trajectory.scalars["lr"], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    assert np.array_equal(recorder.trajectory.points, seen)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(3, 3, bias=False)
+        self.two = nn.Linear(3, 3, bias=True)
+        self.two.weight = self.one.weight
+        self.double()
+
+    def forward(self, x):
+        return self.two(self.one(x)).sum(dim=1, keepdim=True)
+
+
+def test_tied_parameters_count_once():
+    model = Tied()
+    optimizer = sgd(model, lr=0.001)
+    recorder = Recorder(model, optimizer)
+    copies = train(model, optimizer, 3)
+    assert recorder.trajectory.layout == [("one.weight", (3, 3), 0), ("two.bias", (3,), 9)]
+    assert np.array_equal(recorder.trajectory.points, copies)
+
+
+def test_frozen_parameters_and_other_groups_are_kept_in_the_models_order():
+    model = mlp(3, 4, 1)
+    model[0].weight.requires_grad_(False)
+    bias, weight = [model[0].bias, model[2].bias], [model[2].weight]
+    optimizer = torch.optim.SGD([{"params": bias}, {"params": weight, "lr": 0.01}], lr=0.1)
+    recorder = Recorder(model, optimizer)
+    copies = train(model, optimizer, 5)
+    assert np.array_equal(recorder.trajectory.points, copies)
+    assert np.array_equal(recorder.trajectory.points[0, :12], recorder.trajectory.points[-1, :12])
+    assert [name for name, _, _ in recorder.trajectory.layout] == [name for name, _ in model.named_parameters()]
+
+
+def test_buffers_are_no_parameters():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    optimizer = sgd(model)
+    recorder = Recorder(model, optimizer)
+    assert np.array_equal(recorder.trajectory.points.shape, (0, 29))
+    assert np.array_equal(train(model, optimizer, 3), recorder.trajectory.points)
+
+
+def test_transposed_parameters_are_flattened_as_they_read():
+    model = nn.Linear(3, 2, dtype=torch.float64)
+    model.weight.data = torch.arange(6.0, dtype=torch.float64).reshape(3, 2).t()
+    assert not model.weight.is_contiguous()
+    recorder = Recorder(model, sgd(model))
+    recorder.snapshot()
+    assert recorder.trajectory.points[0, :6].tolist() == [0, 2, 4, 1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "stored"),
+    [
+        ((torch.float32, torch.float32), np.float32),
+        ((torch.float16, torch.float16), np.float32),
+        ((torch.bfloat16, torch.bfloat16), np.float32),
+        ((torch.float16, torch.bfloat16), np.float32),
+        ((torch.bfloat16, torch.float32), np.float32),
+        ((torch.float16, torch.float64), np.float64),
+        ((torch.float32, torch.float64), np.float64),
+    ],
+)
+def test_types_are_widened_exactly(dtypes, stored):
+    model = nn.Sequential(nn.Linear(3, 4).to(dtypes[0]), nn.Linear(4, 1).to(dtypes[1]))
+    recorder = Recorder(model, sgd(model))
+    recorder.snapshot()
+    points = recorder.trajectory.points
+    assert points.dtype == stored
+    assert np.array_equal(points[0].astype(np.float64), flat(model))
+
+
+class TestWhileTrainingGoesOn:
+    def test_readable_at_any_time_and_never_rewritten(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model, lr=0.01)
+        recorder = Recorder(model, optimizer)
+        views = []
+        copies = train(model, optimizer, 200, after=lambda _: views.append(recorder.trajectory))
+        for n, view in enumerate(views, 1):  # the buffer grew at 64 and 128
+            assert len(view) == n
+            assert np.array_equal(view.points, copies[:n])
+
+    def test_snapshot_keeps_the_start(self):
+        model = mlp(3, 4, 1)
+        start = flat(model)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer, every=2)
+        recorder.log(loss=3.0)
+        recorder.snapshot()
+        train(model, optimizer, 3)
+        recorder.snapshot()
+        assert recorder.trajectory.updates.tolist() == [0, 2, 3]
+        assert np.array_equal(recorder.trajectory.points[0], start)
+        assert np.array_equal(recorder.trajectory.points[2], flat(model))
+        np.testing.assert_array_equal(recorder.trajectory.scalars["loss"], [3, np.nan, np.nan])
+
+    def test_loading_a_state_is_recorded(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        start = copy.deepcopy(model.state_dict())
+        train(model, optimizer, 2)
+        model.load_state_dict(start)
+        recorder.snapshot()
+        nn.utils.vector_to_parameters(torch.arange(21.0, dtype=torch.float64), model.parameters())  # new storage
+        recorder.snapshot()
+        assert np.array_equal(recorder.trajectory.points[2], flat(mlp(3, 4, 1)))
+        assert recorder.trajectory.points[3].tolist() == list(range(21))
+
+    def test_compiled_model_keeps_its_names(self):
+        model = mlp(3, 4, 1)
+        compiled = torch.compile(model, backend="eager")
+        recorder = Recorder(compiled, sgd(model))
+        assert recorder.trajectory.layout == Recorder(model, sgd(model)).trajectory.layout
+
+    def test_two_recorders_on_one_optimizer(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        first, second = Recorder(model, optimizer), Recorder(model, optimizer, every=2)
+        train(model, optimizer, 2)
+        first.close()
+        train(model, optimizer, 2)
+        assert first.trajectory.updates.tolist() == [1, 2]
+        assert second.trajectory.updates.tolist() == [2, 4]
+
+
+class TestClose:
+    def test_detaches_and_keeps_what_was_captured(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        copies = train(model, optimizer, 3)
+        recorder.close()
+        recorder.close()
+        train(model, optimizer, 3)
+        assert np.array_equal(recorder.trajectory.points, copies)
+        assert not optimizer._optimizer_step_post_hooks
+
+    def test_context_manager_closes_when_training_raises(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+
+        def fail(update):
+            if update == 4:
+                raise ZeroDivisionError("in training")
+
+        with pytest.raises(ZeroDivisionError, match="in training"), Recorder(model, optimizer) as recorder:
+            train(model, optimizer, 9, after=fail)
+        assert recorder.trajectory.updates.tolist() == [1, 2, 3, 4]
+        assert not optimizer._optimizer_step_post_hooks
+
+    def test_function_that_raises_loses_no_earlier_snapshot(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer, scalars=lambda: {"x": 1 / (3 - len(recorder.trajectory))})
+        with pytest.raises(ZeroDivisionError):
+            train(model, optimizer, 9)
+        assert recorder.trajectory.updates.tolist() == [1, 2, 3]
+
+    def test_closed_recorder_takes_no_more(self):
+        model = mlp(3, 4, 1)
+        recorder = Recorder(model, sgd(model))
+        recorder.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            recorder.log(loss=1.0)
+        with pytest.raises(RuntimeError, match="closed"):
+            recorder.snapshot()
+
+
+class TestChangedModel:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda m: setattr(m[0], "bias", nn.Parameter(m[0].bias.detach().clone())),
+            lambda m: m.append(nn.Linear(1, 1, dtype=torch.float64)),
+            lambda m: setattr(m[2], "bias", None),
+            lambda m: m[2].float(),
+            lambda m: setattr(m[2].bias, "data", torch.zeros(2, dtype=torch.float64)),
+        ],
+        ids=["replaced", "added", "removed", "other type", "other shape"],
+    )
+    def test_is_noticed(self, change):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        train(model, optimizer, 2)
+        change(model)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        with pytest.raises(RuntimeError, match="model had 4 parameters when the recorder was attached"):
+            optimizer.step()
+        assert recorder.trajectory.updates.tolist() == [1, 2]
+
+
+class TestBadInput:
+    def test_optimizer(self):
+        model = mlp(3, 4, 1)
+        with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got Adamant"):
+            Recorder(model, type("Adamant", (), {})())
+        with pytest.raises(ValueError, match="optimizer must train parameters of model"):
+            Recorder(model, sgd(mlp(3, 4, 1)))
+
+    def test_model(self):
+        optimizer = sgd(mlp(3, 4, 1))
+        with pytest.raises(ValueError, match="model must have parameters to record, got a Tanh"):
+            Recorder(nn.Tanh(), optimizer)
+        whole = mlp(3, 4, 1)
+        whole.register_parameter("steps", nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False))
+        with pytest.raises(ValueError, match=r"model must have real floating-point parameters, .* in \['steps'\]"):
+            Recorder(whole, sgd(whole))
+
+    @pytest.mark.parametrize("every", [0, -1, 2.0, "2", None])
+    def test_every(self, every):
+        model = mlp(3, 4, 1)
+        with pytest.raises(ValueError, match="every must be a whole number of updates"):
+            Recorder(model, sgd(model), every=every)
