@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COLORS", "Panel", "Picture", "Scrubber", "panel", "style"]
+__all__ = ["COLORS", "Frames", "Panel", "Picture", "Scrubber", "panel", "style"]
 
 #: Okabe and Ito's palette, told apart in every common kind of color blindness.
 COLORS = {
@@ -88,25 +88,17 @@ def panel(title: str, xlabel: str, ylabel: str, width: float = 3.6, height: floa
 class Picture:
     """Figures side by side, each with its alt text, under one caption that says what to see.
 
-    They wrap below one another where the page is narrow. ``alt`` is one text per figure. ValueError where a text
-    is missing or empty.
+    They wrap below one another where the page is narrow. ``alt`` is one text per figure. With ``dense`` they are
+    stored as pixels, which clouds of thousands of points need. ValueError where a text is missing or empty.
     """
 
-    def __init__(self, *figures: Figure, alt: str | Sequence[str], caption: str) -> None:
+    def __init__(self, *figures: Figure, alt: str | Sequence[str], caption: str, dense: bool = False) -> None:
         texts = [alt] if isinstance(alt, str) else list(alt)
-        if not figures or len(texts) != len(figures):
-            raise ValueError(f"alt must give one text for each figure, got {len(texts)} for {len(figures)}")
-        self._alts = [_required("alt", text) for text in texts]
         self._caption = _required("caption", caption)
-        self._images = [_data_uri(figure) for figure in figures]
-        self._widths = [figure.get_size_inches()[0] * POINTS for figure in figures]
+        self._images = _images(figures, texts, dense)
 
     def _repr_html_(self) -> str:
-        images = "".join(
-            f'<img src="{image}" alt="{escape(alt)}" style="{_fit(width)}">'
-            for image, width, alt in zip(self._images, self._widths, self._alts, strict=True)
-        )
-        return f'<figure class="figure-card">{_PANELS.format(images)}{_figcaption(self._caption)}</figure>'
+        return f'<figure class="figure-card">{_PANELS.format(self._images)}{_figcaption(self._caption)}</figure>'
 
     def __repr__(self) -> str:
         return f"Picture: {self._caption}"
@@ -122,7 +114,74 @@ class Panel:
     alt: str
 
 
-class Scrubber:
+class _Player:
+    """A slider through frames: the page moves by itself, and where a kernel runs, a widget does."""
+
+    def __init__(self, readouts: Sequence[str], label: str, caption: str, start: int) -> None:
+        self._label, self._caption = _required("label", label), _required("caption", caption)
+        self._readouts = list(readouts)
+        self._start = range(len(self._readouts))[start]
+
+    def _stage(self, frame: int) -> str:
+        """HTML of what is seen at one frame."""
+        raise NotImplementedError
+
+    def _show(self) -> tuple[Any, str]:
+        """What the page needs to move from frame to frame: data for its script, and the lines that use them."""
+        raise NotImplementedError
+
+    def _page_stage(self) -> str:
+        """HTML of the stage in a page without a kernel, where it differs."""
+        return self._stage(self._start)
+
+    def _repr_html_(self) -> str:
+        data, show = self._show()
+        stage = self._page_stage()
+        key = "scrubber-" + hashlib.sha256((stage + json.dumps(data)).encode()).hexdigest()[:12]
+        script = _SCRIPT.replace("SHOW", show).replace("READOUTS", json.dumps(self._readouts))
+        script = script.replace("KEY", key).replace("DATA", json.dumps(data)).replace("FPS", str(FRAMES_PER_SECOND))
+        return (
+            f'<figure class="scrubber" id="{key}">{stage}{self._controls()}{_figcaption(self._caption)}</figure>'
+            f"<script>{script}</script>"
+        )
+
+    def _controls(self) -> str:
+        return (
+            '<div class="controls" style="display:flex;gap:.8em;align-items:center;flex-wrap:wrap">'
+            '<button type="button" aria-pressed="false">Play</button>'
+            f'<input type="range" min="0" max="{len(self._readouts) - 1}" value="{self._start}" '
+            f'aria-label="{escape(self._label)}" style="flex:1 1 12em">'
+            '<output aria-live="off" style="font-variant-numeric:tabular-nums">'
+            f"{escape(self._readouts[self._start])}</output></div>"
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> Mapping[str, Any]:
+        bundle = {"text/html": self._repr_html_(), "text/plain": repr(self)}
+        if get_ipython() is not None and hasattr(get_ipython(), "kernel"):
+            bundle |= self.widget()._repr_mimebundle_()
+        return bundle
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self._caption}"
+
+    def widget(self) -> ipywidgets.Widget:
+        """The same picture as a widget, for where a kernel runs."""
+        start, last = self._start, len(self._readouts) - 1
+        slider = ipywidgets.IntSlider(start, 0, last, description="frame", readout=False, tooltip=self._label)
+        play = ipywidgets.Play(value=start, max=last, interval=1000 // FRAMES_PER_SECOND)
+        picture, readout = ipywidgets.HTML(self._stage(start)), ipywidgets.Label(self._readouts[start])
+        ipywidgets.jslink((play, "value"), (slider, "value"))
+
+        def show(change: Mapping[str, int]) -> None:
+            picture.value = self._stage(change["new"])
+            readout.value = self._readouts[change["new"]]
+
+        slider.observe(show, names="value")
+        caption = ipywidgets.HTML(_figcaption(self._caption))
+        return ipywidgets.VBox([picture, ipywidgets.HBox([play, slider, readout]), caption])
+
+
+class Scrubber(_Player):
     """A slider through the frames of a run, which moves one marker through several panels at once.
 
     Each panel's figure is drawn once; a path grows over it up to the chosen frame, and a marker sits at its end.
@@ -146,57 +205,65 @@ class Scrubber:
         lengths = {len(np.ravel(path)) for panel in panels for path in (panel.x, panel.y)} | {len(readouts)}
         if len(lengths) != 1:
             raise ValueError(f"panels and readouts must have one length, got lengths {sorted(lengths)}")
+        super().__init__(readouts, label, caption, start=-1)
         self._alts = [_required("alt", panel.alt) for panel in panels]
-        self._label, self._caption = _required("label", label), _required("caption", caption)
-        self._readouts = list(readouts)
         self._drawings = [_drawing(panel) for panel in panels]
 
-    def _repr_html_(self) -> str:
-        last = len(self._readouts) - 1
-        data = {"paths": [drawing.path.tolist() for drawing in self._drawings], "readouts": self._readouts}
-        key = "scrubber-" + hashlib.sha256(json.dumps(data).encode()).hexdigest()[:12]
-        controls = (
-            '<div class="controls" style="display:flex;gap:.8em;align-items:center;flex-wrap:wrap">'
-            '<button type="button" aria-pressed="false">Play</button>'
-            f'<input type="range" min="0" max="{last}" value="{last}" aria-label="{escape(self._label)}" '
-            'style="flex:1 1 12em">'
-            f'<output aria-live="off" style="font-variant-numeric:tabular-nums">{escape(self._readouts[last])}</output>'
-            "</div>"
-        )
-        script = _SCRIPT.replace("KEY", key).replace("DATA", json.dumps(data)).replace("FPS", str(FRAMES_PER_SECOND))
-        return (
-            f'<figure class="scrubber" id="{key}">{self._panels(last)}{controls}{_figcaption(self._caption)}</figure>'
-            f"<script>{script}</script>"
-        )
-
-    def _repr_mimebundle_(self, **_: Any) -> Mapping[str, Any]:
-        bundle = {"text/html": self._repr_html_(), "text/plain": repr(self)}
-        if get_ipython() is not None and hasattr(get_ipython(), "kernel"):
-            bundle |= self.widget()._repr_mimebundle_()
-        return bundle
-
-    def __repr__(self) -> str:
-        return f"Scrubber: {self._caption}"
-
-    def widget(self) -> ipywidgets.Widget:
-        """The same picture as a widget, for where a kernel runs."""
-        last = len(self._readouts) - 1
-        slider = ipywidgets.IntSlider(last, 0, last, description="frame", readout=False, tooltip=self._label)
-        play = ipywidgets.Play(value=last, max=last, interval=1000 // FRAMES_PER_SECOND)
-        picture, readout = ipywidgets.HTML(self._panels(last)), ipywidgets.Label(self._readouts[last])
-        ipywidgets.jslink((play, "value"), (slider, "value"))
-
-        def show(change: Mapping[str, int]) -> None:
-            picture.value = self._panels(change["new"])
-            readout.value = self._readouts[change["new"]]
-
-        slider.observe(show, names="value")
-        caption = ipywidgets.HTML(_figcaption(self._caption))
-        return ipywidgets.VBox([picture, ipywidgets.HBox([play, slider, readout]), caption])
-
-    def _panels(self, frame: int) -> str:
+    def _stage(self, frame: int) -> str:
         drawings = zip(self._drawings, self._alts, strict=True)
         return _PANELS.format("".join(drawing.svg(frame, alt) for drawing, alt in drawings))
+
+    def _show(self) -> tuple[Any, str]:
+        return [drawing.path.tolist() for drawing in self._drawings], _MOVE_MARKERS
+
+
+class Frames(_Player):
+    """A slider through whole pictures, for a knob that changes everything, such as a bandwidth or an alpha.
+
+    Parameters
+    ----------
+    frames
+        For each position of the slider the figures shown side by side, as many in each frame.
+    alts
+        For each frame one alt text per figure.
+    readouts
+        One short text per frame, shown beside the slider.
+    label, caption
+        What the slider changes, for those who hear the page; what to see.
+    start
+        The frame shown first.
+    dense
+        Store the frames as pixels, which clouds of thousands of points need.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Sequence[Figure]],
+        alts: Sequence[Sequence[str]],
+        readouts: Sequence[str],
+        label: str,
+        caption: str,
+        start: int = 0,
+        dense: bool = False,
+    ) -> None:
+        if not frames or not len(frames) == len(alts) == len(readouts):
+            lengths = f"{len(frames)}, {len(alts)} and {len(readouts)}"
+            raise ValueError(f"frames, alts and readouts must have one length, at least 1, got {lengths}")
+        super().__init__(readouts, label, caption, start)
+        pairs = zip(frames, alts, strict=True)
+        self._stages = [_PANELS.format(_images(figures, texts, dense)) for figures, texts in pairs]
+
+    def _stage(self, frame: int) -> str:
+        return self._stages[frame]
+
+    def _page_stage(self) -> str:
+        return "".join(
+            f'<div class="frame"{"" if frame == self._start else " hidden"}>{stage}</div>'
+            for frame, stage in enumerate(self._stages)
+        )
+
+    def _show(self) -> tuple[Any, str]:
+        return None, _SWITCH_FRAMES
 
 
 _PANELS = '<div class="panels" style="display:flex;flex-wrap:wrap;gap:.5em;justify-content:center">{}</div>'
@@ -204,20 +271,15 @@ _PANELS = '<div class="panels" style="display:flex;flex-wrap:wrap;gap:.5em;justi
 # The player: no library, and nothing outside its own figure is touched.
 _SCRIPT = """
 for (const figure of document.querySelectorAll('#KEY')) {
-  const data = DATA;
+  const data = DATA, readouts = READOUTS;
   const slider = figure.querySelector('input'), button = figure.querySelector('button');
   const output = figure.querySelector('output');
-  const paths = figure.querySelectorAll('polyline.past'), markers = figure.querySelectorAll('circle.marker');
   let timer = null;
   const show = () => {
     const frame = Number(slider.value);
-    data.paths.forEach((path, k) => {
-      paths[k].setAttribute('points', path.slice(0, frame + 1).join(' '));
-      markers[k].setAttribute('cx', path[frame][0]);
-      markers[k].setAttribute('cy', path[frame][1]);
-    });
-    output.textContent = data.readouts[frame];
-    slider.setAttribute('aria-valuetext', data.readouts[frame]);
+    SHOW
+    output.textContent = readouts[frame];
+    slider.setAttribute('aria-valuetext', readouts[frame]);
   };
   const stop = () => {
     clearInterval(timer);
@@ -226,7 +288,7 @@ for (const figure of document.querySelectorAll('#KEY')) {
     button.setAttribute('aria-pressed', 'false');
   };
   const tick = () => {
-    const stride = Math.max(1, Math.round(data.readouts.length / 250));
+    const stride = Math.max(1, Math.round(readouts.length / 250));
     slider.value = Number(slider.value) + stride;
     show();
     if (Number(slider.value) >= Number(slider.max)) stop();
@@ -237,11 +299,20 @@ for (const figure of document.querySelectorAll('#KEY')) {
     if (Number(slider.value) >= Number(slider.max)) slider.value = 0;
     button.textContent = 'Pause';
     button.setAttribute('aria-pressed', 'true');
-    timer = setInterval(tick, 1000 / FPS);
+    timer = setInterval(tick, Math.max(1000 / FPS, 6000 / readouts.length));
   });
   show();
 }
 """
+
+
+_MOVE_MARKERS = """data.forEach((path, k) => {
+      const marker = figure.querySelectorAll('circle.marker')[k];
+      figure.querySelectorAll('polyline.past')[k].setAttribute('points', path.slice(0, frame + 1).join(' '));
+      marker.setAttribute('cx', path[frame][0]);
+      marker.setAttribute('cy', path[frame][1]);
+    });"""
+_SWITCH_FRAMES = "figure.querySelectorAll('.frame').forEach((picture, k) => { picture.hidden = k !== frame; });"
 
 
 @dataclass(frozen=True)
@@ -281,10 +352,24 @@ def _drawing(panel: Panel) -> _Drawing:
     return _Drawing(image, width, height, path)
 
 
-def _data_uri(figure: Figure) -> str:
+def _images(figures: Sequence[Figure], alts: Sequence[str], dense: bool) -> str:
+    if not figures or len(alts) != len(figures):
+        raise ValueError(f"alt must give one text for each figure, got {len(alts)} for {len(figures)}")
+    return "".join(
+        f'<img src="{_data_uri(figure, dense)}" alt="{escape(_required("alt", alt))}" '
+        f'style="{_fit(figure.get_size_inches()[0] * POINTS)}">'
+        for figure, alt in zip(figures, alts, strict=True)
+    )
+
+
+def _data_uri(figure: Figure, dense: bool = False) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if dense:
+        figure.savefig(buffer, format="webp", dpi=2 * POINTS)
+    else:
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    kind = "webp" if dense else "svg+xml"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _fit(width: float) -> str:

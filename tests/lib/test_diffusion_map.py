@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import descentmaps.diffusion_map as module
+import descentmaps.markov as module
 from descentmaps import DiffusionMap, bandwidth, squared_distances
 
 T = 1200
@@ -365,9 +365,9 @@ class TestBadInput:
     def test_not_finite(self, value):
         x = walk()
         x[3, 2] = value
-        with pytest.raises(ValueError, match="X contains (NaN|infinity)"):
+        with pytest.raises(ValueError, match="X must be finite"):
             DiffusionMap(2).fit(x)
-        with pytest.raises(ValueError, match="X contains (NaN|infinity)"):
+        with pytest.raises(ValueError, match="X must be finite"):
             DiffusionMap(2).fit(walk()).transform(x)
 
     def test_fewer_points_than_components(self):

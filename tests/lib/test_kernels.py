@@ -170,5 +170,5 @@ def test_nearest_rule_says_when_points_lie_on_top_of_each_other():
 
 
 def test_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="rule must be 'median', 'max-slope' or 'nearest', got 'mean'"):
+    with pytest.raises(ValueError, match="rule must be 'median', 'max-slope', 'nearest' or 'scan', got 'mean'"):
         bandwidth(squared_distances(cloud(5)), "mean")

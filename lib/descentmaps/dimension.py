@@ -1,0 +1,102 @@
+"""How many coordinates are new: estimates of dimension, each of which counts something else."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .distances import squared_distances
+from .kernels import kernel_sum_scan
+
+__all__ = ["kernel_dimension", "maximum_likelihood_dimension", "new_coordinates", "participation_ratio", "two_nn"]
+
+Metric = Literal["euclidean", "precomputed"]
+
+
+def participation_ratio(X: Any, metric: Metric = "euclidean") -> float:
+    """Number of directions that share the variance of points X (n, D): ``(sum h)^2 / sum h^2`` of covariances h.
+
+    It counts linear directions, noise included: D for isotropic noise, 1 for a straight line, and more than 1 for a
+    line that bends. With ``metric="precomputed"`` X holds squared distances (n, n). Between 1 and min(n - 1, D).
+    ValueError where no two points differ.
+    """
+    d2 = _distances(X, metric)
+    rows = d2.mean(axis=1)
+    gram = (rows[:, None] + rows - d2 - rows.mean()) / 2  # products of the centred points
+    total = np.trace(gram)
+    if not total > 0:
+        raise ValueError(f"X must hold points that differ, got {len(d2)} identical ones")
+    return float(total**2 / np.vdot(gram, gram))
+
+
+def kernel_dimension(X: Any, metric: Metric = "euclidean") -> float:
+    """Twice the largest slope of the log kernel sum against log epsilon, for points X of shape (n, D).
+
+    It counts how the number of neighbors grows with distance, at the scale where it grows fastest (Coifman,
+    Shkolnisky, Sigworth and Singer 2008; Berry and Harlim 2016).
+    """
+    return float(2 * kernel_sum_scan(_distances(X, metric)).slopes.max())
+
+
+def two_nn(X: Any) -> float:
+    """TwoNN estimate (Facco, d'Errico, Rodriguez and Laio 2017) for points X (n, D), from scikit-dimension.
+
+    It counts from the ratio of each point's second to its first neighbor's distance, so it sees the finest scale:
+    the noise, if there is any, and nonsense where points are evenly spaced.
+    """
+    import skdim  # compiled at import, which takes a second that other users of this module need not wait
+
+    return float(skdim.id.TwoNN().fit(np.asarray(X, dtype=np.float64)).dimension_)
+
+
+def maximum_likelihood_dimension(X: Any, n_neighbors: int = 20) -> float:
+    """Maximum-likelihood estimate (Levina and Bickel 2004) for points X (n, D), from scikit-dimension."""
+    import skdim
+
+    points = np.asarray(X, dtype=np.float64)
+    if not 2 < n_neighbors < len(points):
+        raise ValueError(f"n_neighbors must be above 2 and below the {len(points)} points, got {n_neighbors!r}")
+    return float(skdim.id.MLE(K=n_neighbors).fit(points, n_neighbors=n_neighbors).dimension_)
+
+
+def new_coordinates(psi: Any, bandwidth_share: float = 1 / 3) -> NDArray[np.float64]:
+    """How new each coordinate is, given those before it: residuals of local linear regression.
+
+    Each column of ``psi`` (n, m) is predicted at each point from the columns before it, by linear regression on the
+    other points with Gaussian weights ``exp(-d^2 / h^2)``, h being ``bandwidth_share`` of the median distance (Dsilva,
+    Talmon, Coifman and Kevrekidis 2018). The residual is the root mean square error relative to the column's: near 0
+    for a function of the columns before, such as a horseshoe's arch, and large for a new direction. The first is 1.
+
+    Returns an array (m,). ValueError where psi is not 2-D or not finite.
+    """
+    psi = np.asarray(psi, dtype=np.float64)
+    if psi.ndim != 2 or not np.isfinite(psi).all():
+        raise ValueError(f"psi must be a finite 2-D array (points, coordinates), got shape {psi.shape}")
+    residuals = [1.0]
+    for k in range(1, psi.shape[1]):
+        predicted = _predict_locally(psi[:, :k], psi[:, k], bandwidth_share)
+        residuals.append(float(np.linalg.norm(psi[:, k] - predicted) / np.linalg.norm(psi[:, k])))
+    return np.array(residuals)
+
+
+def _predict_locally(
+    known: NDArray[np.float64], target: NDArray[np.float64], bandwidth_share: float
+) -> NDArray[np.float64]:
+    """Leave-one-out predictions of local linear regression."""
+    d2 = squared_distances(known)
+    scale = bandwidth_share * np.median(np.sqrt(d2[np.tri(len(d2), k=-1, dtype=bool)]))
+    weights = np.exp(-d2 / scale**2)
+    np.fill_diagonal(weights, 0)
+    design = np.column_stack([np.ones(len(known)), known])
+    moments = np.einsum("ij,jk,jl->ikl", weights, design, design, optimize=True)
+    sides = np.einsum("ij,jk,j->ik", weights, design, target, optimize=True)
+    coefficients = np.einsum("ikl,il->ik", np.linalg.pinv(moments, rcond=1e-10, hermitian=True), sides)
+    return np.einsum("ik,ik->i", design, coefficients)
+
+
+def _distances(X: Any, metric: Metric) -> NDArray[np.float64]:
+    if metric not in ("euclidean", "precomputed"):
+        raise ValueError(f"metric must be 'euclidean' or 'precomputed', got {metric!r}")
+    return squared_distances(X) if metric == "euclidean" else np.asarray(X, dtype=np.float64)
