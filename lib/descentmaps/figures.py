@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, get_args
 
 import ipywidgets
 import matplotlib as mpl
@@ -24,7 +24,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COLORS", "Frames", "Panel", "Picture", "Scrubber", "panel", "style"]
+from .kernels import Rule, bandwidth, kernel_sum_scan
+
+__all__ = ["COLORS", "Frames", "Panel", "Picture", "Scrubber", "panel", "scan_panel", "style"]
 
 #: Okabe and Ito's palette, told apart in every common kind of color blindness.
 COLORS = {
@@ -82,6 +84,24 @@ def panel(title: str, xlabel: str, ylabel: str, width: float = 3.6, height: floa
     figure = Figure(figsize=(width, height))
     axes = figure.subplots()
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return figure, axes
+
+
+def scan_panel(d2: NDArray[np.float64], width: float = 6.0, height: float = 3.4) -> tuple[Figure, Axes]:
+    """The scan of bandwidths of squared distances (n, n): the dimension it sees, and what each rule would choose.
+
+    Where the curve is flat the kernel sees one dimension over a range of scales, and a bandwidth there is safe. At its
+    left end a point has no neighbor but itself, at its right all points look alike.
+    """
+    scan = kernel_sum_scan(d2)
+    figure, axes = panel("Scan of bandwidths", "bandwidth ε (squared distance)", "dimension seen", width, height)
+    axes.semilogx(scan.epsilons, 2 * scan.slopes, color=COLORS["ink"])
+    styles = zip(get_args(Rule), ("blue", "orange", "green", "purple"), ("-", "--", "-.", ":"), strict=True)
+    for rule, color, dash in styles:
+        epsilon = bandwidth(d2, rule)
+        axes.axvline(epsilon, color=COLORS[color], linestyle=dash, label=f"{rule}: {epsilon:.2g}")
+    axes.set_ylim(bottom=0)
+    axes.legend(title="rule", loc="upper left", bbox_to_anchor=(1, 1))
     return figure, axes
 
 

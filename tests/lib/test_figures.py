@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from descentmaps.figures import Frames, Panel, Picture, Scrubber, panel, style
+from descentmaps import bandwidth, squared_distances
+from descentmaps.figures import Frames, Panel, Picture, Scrubber, panel, scan_panel, style
 
 
 def a_panel():
@@ -93,3 +94,12 @@ class TestFrames:
     def test_lengths_that_differ_are_refused(self):
         with pytest.raises(ValueError, match="frames, alts and readouts must have one length"):
             Frames([[a_panel()[0]]], [["one"]], ["a", "b"], "knob", "see")
+
+
+def test_scan_panel_marks_what_each_rule_chooses():
+    d2 = squared_distances(np.random.default_rng(0).random((100, 2)))
+    _, axes = scan_panel(d2)
+    curve, *marks = axes.get_lines()
+    assert curve.get_xdata()[0] < min(mark.get_xdata()[0] for mark in marks)
+    rules = ["median", "max-slope", "nearest", "scan"]
+    assert [mark.get_xdata()[0] for mark in marks] == [bandwidth(d2, rule) for rule in rules]
