@@ -114,6 +114,8 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
     68-96.
     """
 
+    n_features_in_: int
+
     def __init__(
         self,
         n_components: int = 10,
