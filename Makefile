@@ -4,6 +4,7 @@ PYTHON ?= python3
 REQUIREMENTS ?= requirements.txt
 SEEDS ?= 0 1 2 3 4 5 6 7 8 9
 CHAPTER ?=
+BENCH ?=
 PORT ?= 8000
 
 BIN := .venv/bin
@@ -65,7 +66,7 @@ stored: $(STAMP)
 
 library: $(STAMP)
 	$(SAY) 'Testing the library'
-	@$(PYTEST) tests/lib
+	@$(PYTEST) tests/lib tests/benchmarks
 
 executed: $(STAMP)
 	$(SAY) 'Running every notebook with nbval, as on Binder: one core, checked outputs, memory'
@@ -79,9 +80,9 @@ sweep: $(STAMP) ## Run chapters over seeds: make sweep SEEDS="0 1 2" CHAPTER=00-
 	$(SAY) 'Running chapters over the seeds $(SEEDS)'
 	@$(BIN)/python tools/sweep.py --seeds $(SEEDS) --chapters $(CHAPTER)
 
-bench: $(STAMP) ## Measure speed and memory
+bench: $(STAMP) ## Measure speed and memory beside other packages, half an hour: make bench BENCH="--sizes 1000x10000"
 	$(SAY) 'Running the benchmarks'
-	$(if $(wildcard tests/benchmarks/*.py),@$(PYTEST) -s tests/benchmarks,@printf 'There are no benchmarks yet.\n')
+	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
 
 serve: $(STAMP) ## Show the built book on this machine, at a port of your choice: make serve PORT=8000
 	@test -f _build/html/index.html || { printf 'Nothing is built yet: run make book first.\n' >&2; exit 1; }

@@ -1,0 +1,117 @@
+"""Points that stay on disk: 8 GB of float32, as one file of rows and as a Zarr array chunked by columns."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import environments
+import numpy as np
+from environments import FLOORS, MAPS, Limits
+from samples import NOISE, SPHERE_SCALE, sphere
+from tqdm import tqdm
+
+BLOCK = 2**24  # bytes read at once
+CHUNK = 8192  # columns of a chunk; it holds all rows
+SAMPLE = 10  # the rank-k update is measured on one part in so many of the columns
+SPARE = 4e9  # bytes to leave on the disk
+
+
+def measure(n: int, dimension: int, limits: Limits) -> list[dict[str, Any]]:
+    """One row per layout: our map's seconds and memory, beside the two floors."""
+    floor = _rank_k(n, dimension // SAMPLE, limits) * SAMPLE
+    rows = []
+    for layout in ("memmap", "zarr"):
+        if layout == "zarr" and find_spec("zarr") is None:
+            rows.append({"name": layout, "failure": "Zarr is not installed"})
+            continue
+        with scratch(4 * n * dimension) as folder:
+            path = write(folder, layout, n, dimension)
+            drop_cache(path)
+            read = read_all(path)
+            drop_cache(path)
+            task = {"points": str(path), "scale": SPHERE_SCALE, "components": 10}
+            found = environments.run(MAPS[0], task, limits)
+        row = {"name": layout, "failure": found.failure, "read_seconds": read, "rank_k_seconds": floor} | found.result
+        if not found.failure:
+            row["ratio"] = row["seconds"] / max(read, floor)
+            row["allowed_mb"] = (2 * n**2 * 8) / 1e6 + 512
+        rows.append(row)
+    return rows
+
+
+def _rank_k(n: int, dimension: int, limits: Limits) -> float:
+    with scratch(4 * n * dimension) as folder:
+        path = folder / "points.npy"
+        np.save(path, np.random.default_rng(0).standard_normal((n, dimension), dtype=np.float32))
+        task = {"points": str(path), "scale": None, "components": 10, "keep": False}
+        found = environments.run(FLOORS[0], task, limits)
+    return float(found.result.get("seconds", np.nan))
+
+
+@contextmanager
+def scratch(size: float) -> Iterator[Path]:
+    """A folder for so many bytes, which is always removed; OSError where the disk has no room."""
+    environments.BUILD.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(environments.BUILD).free
+    if free < size + SPARE:
+        raise OSError(f"the disk needs {(size + SPARE) / 1e9:.0f} GB for this, and has {free / 1e9:.0f}")
+    with tempfile.TemporaryDirectory(dir=environments.BUILD, prefix="scratch-") as name:
+        yield Path(name)
+
+
+def write(folder: Path, layout: str, n: int, dimension: int) -> Path:
+    """The same sphere as everywhere, written block by block in the order of the layout."""
+    points, rng = sphere(n).astype(np.float32), np.random.default_rng(1)
+    frame = rng.standard_normal((3, dimension), dtype=np.float32) / np.float32(dimension**0.5)
+
+    def block(rows: slice, columns: slice) -> Any:
+        values = points[rows] @ frame[:, columns]
+        noise = rng.standard_normal(values.shape, dtype=np.float32)
+        return values + noise * np.float32(NOISE / dimension**0.5)
+
+    if layout == "zarr":
+        import zarr
+
+        path = folder / "points.zarr"
+        shape, chunks = (n, dimension), (n, min(CHUNK, dimension))
+        array: Any = zarr.create_array(str(path), shape=shape, chunks=chunks, dtype="float32", compressors=None)
+        for start in tqdm(range(0, dimension, CHUNK), "writing Zarr", leave=False):
+            columns = slice(start, min(start + CHUNK, dimension))
+            array[:, columns] = block(slice(None), columns)
+        return path
+    path = folder / f"points-{n}.dat"
+    with open(path, "wb") as file:
+        for start in tqdm(range(0, n, 10), "writing rows", leave=False):
+            block(slice(start, start + 10), slice(None)).tofile(file)
+    return path
+
+
+def files_of(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def drop_cache(path: Path) -> None:
+    """Let the system forget what it holds of these files, where it can be told to."""
+    for file in files_of(path):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_all(path: Path) -> float:
+    """Seconds to read every byte once, in order."""
+    start = time.perf_counter()
+    for file in files_of(path):
+        with open(file, "rb", buffering=0) as opened:
+            while opened.read(BLOCK):
+                pass
+    return time.perf_counter() - start

@@ -1,0 +1,66 @@
+"""The benchmarks' own parts: scores, ratios, and a run that measures almost nothing. No time is judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    import run
+
+    return run
+
+
+def test_true_eigenvectors_have_no_error(run) -> None:
+    import numpy as np
+    import samples
+
+    points = samples.sphere(500)
+    spaces = samples.sphere_spaces(points)
+    assert max(samples.sines(np.column_stack(spaces), spaces)) < 1e-6
+    assert min(samples.sines(np.ones((500, 8)), spaces)) == 1
+
+
+def test_the_sphere_has_its_density(run) -> None:
+    import samples
+
+    z = samples.sphere(100_000)[:, 2]
+    assert abs(z.mean() - 0.8 / 3) < 0.01
+
+
+def test_a_ratio_is_taken_within_rounds(run) -> None:
+    def row(name: str, *seconds: float) -> dict:
+        rounds = [{"round": i, "seconds": s, "cpu_seconds": s, "peak_mb": 1.0} for i, s in enumerate(seconds)]
+        return {"name": name, "failure": "", "rounds": rounds}
+
+    rows = [row("ours", 1, 10, 1), row("peer", 2, 20, 3), row("floor", 0.5, 5, 0.5), row("slow", 30)]
+    found = run.compare(rows, "ours", ["floor"])
+    assert [r["ratio"] for r in found["rows"]] == [1, 2, 0.5, 30]
+    assert found["floor_ratio"] == 2
+
+
+def test_a_small_run_makes_tables_and_a_picture(tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import environments, run
+run.MAPS, run.DISTANCES, run.CIRCLE = environments.MAPS[:3], environments.DISTANCES[:2], environments.CIRCLE[:1]
+run.main(run.arguments([*"--sizes 300x20 --rounds 1 --output {tmp_path}".split()]))
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    results = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    (size,) = results["parts"]["fits"]
+    assert size["floor_ratio"] > 0
+    assert len(size["rows"][0]["sines"]) == 2
+    assert "| the floor |" in answer.stdout
+    assert 'alt="Maps of ten coordinates' in (tmp_path / "report.html").read_text("utf-8")
