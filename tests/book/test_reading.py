@@ -73,15 +73,18 @@ def scrubber(page: Page, home: str, request: pytest.FixtureRequest) -> Locator:
 on_every_scrubber = pytest.mark.parametrize("scrubber", MOVING, indirect=True)
 
 
-def state(scrubber: Locator) -> tuple[list[tuple[str | None, str | None]], str]:
-    """Where the markers are, and what the readout says."""
+def state(scrubber: Locator) -> tuple[list[object], str]:
+    """Where the markers are or which pictures show, and what the readout says."""
     markers = scrubber.locator("svg circle.marker").all()
-    return [(m.get_attribute("cx"), m.get_attribute("cy")) for m in markers], scrubber.locator("output").inner_text()
+    pictures = scrubber.locator(".frame img:visible").all()
+    parts: list[object] = [(m.get_attribute("cx"), m.get_attribute("cy")) for m in markers]
+    parts += [picture.get_attribute("src") for picture in pictures]
+    return parts, scrubber.locator("output").inner_text()
 
 
 def assert_moved(before: tuple[list, str], after: tuple[list, str]) -> None:
-    for one, other in zip(before[0], after[0], strict=True):
-        assert one != other
+    assert before[0]
+    assert before[0] != after[0]
     assert before[1] != after[1]
 
 
@@ -91,9 +94,19 @@ def test_scrubber_has_the_parts_a_reader_needs(scrubber: Locator) -> None:
     expect(scrubber.get_by_role("slider")).to_have_accessible_name(re.compile(r"\w"))
     expect(scrubber.get_by_role("button").first).to_have_accessible_name(re.compile(r"\w"))
     expect(scrubber.locator("output")).not_to_be_empty()
-    drawings = scrubber.locator("svg:has(circle.marker)").count()
-    assert drawings >= 2
+    drawings, frames = scrubber.locator("svg:has(circle.marker)").count(), scrubber.locator(".frame").count()
+    assert drawings + frames >= 2
     assert scrubber.locator("circle.marker").count() == drawings
+    assert scrubber.locator(".frame:visible").count() == min(frames, 1)
+
+
+def test_the_tour_ties_three_views_together(page: Page, home: str) -> None:
+    page.goto(f"{home}/{TOUR}")
+    before, _ = state(page.locator("figure.scrubber").first)
+    page.get_by_role("slider").first.press("Home")
+    after, _ = state(page.locator("figure.scrubber").first)
+    assert len(before) == 3
+    assert all(one != other for one, other in zip(before, after, strict=True))
 
 
 @on_every_scrubber
