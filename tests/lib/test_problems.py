@@ -1,13 +1,16 @@
-"""The book's data set and network: shapes, centring, seeds."""
+"""The book's data sets, networks and training loop: shapes, centering, seeds, batches."""
 
 from __future__ import annotations
+
+import itertools
+import random
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from descentmaps.problems import digits, mlp
+from descentmaps.problems import NETWORKS, DataSet, digits, minibatches, mlp, mnist1d, network, train
 
 
 def test_digits_shapes_and_types():
@@ -97,3 +100,104 @@ def test_widths_are_checked(widths):
 def test_activation_is_checked():
     with pytest.raises(ValueError, match="activation must be 'tanh' or 'relu', got 'gelu'"):
         mlp(3, 2, activation="gelu")
+
+
+def test_mnist1d_shapes_types_and_balance():
+    data = mnist1d()
+    assert (data.inputs.shape, data.test_inputs.shape) == ((800, 40), (200, 40))
+    assert data.inputs.dtype == torch.float64 and data.targets.dtype == torch.int64
+    assert torch.bincount(torch.cat([data.targets, data.test_targets])).tolist() == [100] * 10
+    together = torch.cat([data.inputs, data.test_inputs])
+    assert abs(together.mean()) < 1e-12 and abs(together.std(correction=0) - 1) < 1e-12
+
+
+def test_mnist1d_is_the_same_each_time_and_leaves_generators_alone():
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    expected = random.random(), np.random.random()  # noqa: NPY002
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    first = mnist1d(20)
+    first.inputs.zero_()
+    assert (random.random(), np.random.random()) == expected  # noqa: NPY002
+    assert mnist1d(20).inputs.abs().sum() > 0
+
+
+@pytest.mark.parametrize("n_samples", [0, 15, -10])
+def test_mnist1d_refuses_uneven_classes(n_samples):
+    with pytest.raises(ValueError, match="n_samples must be a positive multiple of 10"):
+        mnist1d(n_samples)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_by_name(name):
+    data = digits() if name.startswith("digits") else mnist1d()
+    assert network(name, seed=3)(data.inputs).shape == (len(data.inputs), 10)
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match=r"name must be one of .*'digits-relu'.* got 'resnet'"):
+        network("resnet")
+
+
+def test_batches_without_replacement_are_epochs():
+    batches = list(itertools.islice(minibatches(10, 3, replacement=False, seed=0), 6))
+    for epoch in (batches[:3], batches[3:]):
+        assert len(torch.cat(epoch).unique()) == 9
+    assert not torch.equal(torch.cat(batches[:3]), torch.cat(batches[3:]))
+
+
+def test_batches_with_replacement_repeat_indices():
+    drawn = torch.cat(list(itertools.islice(minibatches(10, 4, seed=0), 1000)))
+    counts = torch.bincount(drawn, minlength=10)
+    assert counts.min() > 300 and counts.max() < 500  # five standard deviations of a binomial around 400
+    assert len(next(minibatches(3, 20))) == 20
+
+
+def test_the_full_batch_is_every_index_in_order():
+    batches = minibatches(7, None)
+    assert next(batches).tolist() == next(batches).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize(("size", "replacement"), [(0, True), (-1, False), (11, False)])
+def test_impossible_batches_are_refused(size, replacement):
+    with pytest.raises(ValueError, match="batch_size must be None or from 1 to the 10 samples"):
+        minibatches(10, size, replacement)
+
+
+def least_squares(n=20, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    targets = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    return DataSet(inputs, targets, inputs, targets)
+
+
+def test_training_on_the_full_batch_is_gradient_descent():
+    data, model = least_squares(), mlp(3, 1, seed=0)
+    weight, bias = (p.detach().clone() for p in model.parameters())
+    losses = train(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), data, 25, None, loss=torch.nn.functional.mse_loss
+    )
+    for expected in losses:
+        error = data.inputs @ weight.T + bias - data.targets
+        np.testing.assert_allclose(expected, (error**2).mean())
+        weight = weight - 0.1 * 2 * (error.T @ data.inputs) / len(error)
+        bias = bias - 0.1 * 2 * error.mean(dim=0)
+    np.testing.assert_allclose(model[0].weight.detach(), weight)
+
+
+def test_training_is_seeded_and_calls_back_after_each_update():
+    data, seen, paths = digits(), [], []
+    for seed in (0, 0, 1):
+        model = network("digits-tanh")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        paths.append(train(model, optimizer, data, 5, seed=seed, each=seen.append))
+    np.testing.assert_array_equal(paths[0], paths[1])
+    assert (paths[0] != paths[2]).any()
+    assert seen == [1, 2, 3, 4, 5] * 3
+
+
+def test_a_diverging_training_says_so():
+    data, model = least_squares(), mlp(3, 1, seed=0)
+    with pytest.raises(FloatingPointError, match="at update .* smaller learning rate"):
+        train(model, torch.optim.SGD(model.parameters(), lr=1e3), data, 500, None, loss=torch.nn.functional.mse_loss)
