@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
@@ -16,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .distances import squared_distances
-from .kernels import NEIGHBOR, Rule, bandwidth, kernel_sum_scan, local_scales
+from .kernels import NEIGHBOR, Epsilon, Rule, chosen_bandwidth, gaussian_kernel, kernel_sum_scan, local_scales
 from .markov import Affinities, DenseAffinities, SparseAffinities
 from .neighbors import neighbor_distances, within_reach
 
@@ -120,7 +119,7 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
         self,
         n_components: int = 10,
         alpha: float = 1.0,
-        epsilon: float | Rule | Callable[[NDArray[np.float64]], float] = "median",
+        epsilon: Epsilon = "median",
         time: float = 1,
         kernel: Literal["gaussian", "variable"] = "gaussian",
         metric: Literal["euclidean", "precomputed"] = "euclidean",
@@ -282,11 +281,11 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
 
     def _extend_block(self, X: Any) -> NDArray[np.float64]:
         d2 = np.asarray(X, dtype=np.float64) if self._points is None else squared_distances(X, self._points)
-        exponents = d2 / (-4 * self.epsilon_)
+        scaled = d2
         if self.kernel == "variable":
             scales = local_scales(self._nearest(d2), self.dimension_) / self._unit
-            exponents /= np.outer(scales, self._scales)
-        kernel = np.exp(exponents)
+            scaled = d2 / np.outer(scales, self._scales)
+        kernel = gaussian_kernel(scaled, self.epsilon_)
         if self._reach is not None:
             kernel *= within_reach(d2, int(self.n_neighbors or 0), self._reach)
         sums = kernel.sum(axis=1)
@@ -307,22 +306,18 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
         return np.partition(d2, k - 1, axis=1)[:, :k]
 
     def _bandwidth(self) -> float:
-        rule: Any = self.epsilon
-        if isinstance(rule, Real):
-            epsilon: Any = rule
-        elif self._reach is not None:
-            if rule != "median":
+        if isinstance(self.epsilon, Real):
+            return float(self.epsilon)
+        if self._reach is not None:
+            if self.epsilon != "median":
                 raise ValueError(f"epsilon must be a number or 'median' with n_neighbors, got {self.epsilon!r}")
-            epsilon = self._supported_bandwidth()
-        else:
-            scaled = self._d2 / np.outer(self._scales, self._scales) if self.kernel == "variable" else self._d2
-            if rule == "scan" and self.kernel == "variable":
-                epsilon = kernel_sum_scan(scaled).at(VARIABLE_NEIGHBORS)
-            else:
-                epsilon = rule(scaled) if callable(rule) else bandwidth(scaled, rule)
-        if not (isinstance(epsilon, Real) and 0 < float(epsilon) < np.inf):
-            raise ValueError(f"epsilon must be positive and finite, or one of {get_args(Rule)}, got {epsilon!r}")
-        return float(epsilon)
+            return self._supported_bandwidth()
+        if self.kernel == "gaussian":
+            return chosen_bandwidth(self.epsilon, self._d2)
+        scaled = self._d2 / np.outer(self._scales, self._scales)
+        if self.epsilon == "scan":
+            return kernel_sum_scan(scaled).at(VARIABLE_NEIGHBORS)
+        return chosen_bandwidth(self.epsilon, scaled)
 
     def _supported_bandwidth(self) -> float:
         """The largest epsilon at which what lies beyond the neighbors is negligible, save for 5 % of the points."""
@@ -338,9 +333,8 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
             raise ValueError(f"alpha must be a number in [0, 1], got {self.alpha!r}")
         if not (isinstance(self.time, Real) and 0 <= self.time < np.inf):
             raise ValueError(f"time must be a finite number of steps, at least 0, got {self.time!r}")
-        if not (callable(self.epsilon) or isinstance(self.epsilon, Real) or self.epsilon in get_args(Rule)):
-            rules = get_args(Rule)
-            raise ValueError(f"epsilon must be a number, a function, or one of {rules}, got {self.epsilon!r}")
+        if not (callable(self.epsilon) or self.epsilon in get_args(Rule)):
+            chosen_bandwidth(self.epsilon, np.empty((0, 0)))  # a number, and a good one
         for name, choices in {"kernel": ("gaussian", "variable"), "metric": ("euclidean", "precomputed")}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")

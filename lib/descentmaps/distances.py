@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyrk, ssyrk
 
 __all__ = ["squared_distances"]
 
-# Centred squared distances are good to a few units of rounding, relative to the squared distances from the mean.
-ROUNDING = 8 * np.finfo(np.float64).eps
+# Centered squared distances are good to a few units of rounding, relative to the squared distances from the mean.
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+SINGLE_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 ROWS = 256  # rows finished at a time: their temporaries stay small beside the result
+READERS = 2  # blocks made ready while one is multiplied: one is read while the other is centered
+
+Blocks = Iterator[list[Any]]
 
 
-def squared_distances(X: Any, Y: Any = None, *, block_bytes: int = 2**27, device: Any = None) -> NDArray[np.float64]:
+def squared_distances(
+    X: Any,
+    Y: Any = None,
+    *,
+    block_bytes: int = 2**27,
+    device: Any = None,
+    dtype: Literal["float64", "float32"] = "float64",
+) -> NDArray[np.float64]:
     """Squared Euclidean distances between the rows of X, or from those of X to those of Y.
 
-    The points are read once, in blocks of columns, centred on the mean of X and multiplied in float64:
-    ``|x - y|^2 = |x|^2 + |y|^2 - 2 x.y``. Centring matters: late in training the distance between two snapshots is a
+    The points are read once, in blocks of columns, centered on the mean of X and multiplied in float64:
+    ``|x - y|^2 = |x|^2 + |y|^2 - 2 x.y``. Centering matters: late in training the distance between two snapshots is a
     millionth of their norm, and the products would swallow it. What remains is an error of a few 1e-16 of the squared
     distances from the mean; a distance below that counts as zero, so that equal points are at distance zero. While
-    one block is multiplied the next is read.
+    one block is multiplied the next ones are read.
 
     Parameters
     ----------
@@ -35,8 +49,12 @@ def squared_distances(X: Any, Y: Any = None, *, block_bytes: int = 2**27, device
     block_bytes
         Memory in float64 for the blocks: all that is needed beside the result.
     device
-        A torch device, such as ``"cuda"``, to multiply on; its memory must hold the result and the blocks. Left out,
-        the processor multiplies.
+        A torch device, such as ``"cuda"``, to center and multiply on; its memory must hold three times the result, and
+        the blocks. Points that are there already stay there. Left out, the processor multiplies.
+    dtype
+        Type of the centered blocks and of the products of each; the blocks' products are always summed in float64.
+        ``"float32"`` takes half the time, for an error of a few 1e-7 of the squared distances from the mean: enough
+        for a whole run, too coarse for its last steps.
 
     Returns
     -------
@@ -48,81 +66,99 @@ def squared_distances(X: Any, Y: Any = None, *, block_bytes: int = 2**27, device
     ------
     ValueError
         X or Y is empty or not 2-D, their dimensions differ, one of them holds NaN, infinity or numbers too large to
-        square, or ``block_bytes`` is not positive.
+        square, ``block_bytes`` is not positive, or ``dtype`` is another type.
     """
     X, n, dimension = _points("X", X)
-    blocks = [X]
+    arrays = [X]
     if Y is not None:
         Y, m, other = _points("Y", Y)
         if other != dimension:
             raise ValueError(f"Y must have the dimension of X, {dimension}, got {other}")
-        blocks.append(Y)
+        arrays.append(Y)
     if not block_bytes > 0:
         raise ValueError(f"block_bytes must be positive, got {block_bytes!r}")
-    pieces = _centred_blocks(blocks, dimension, int(block_bytes))
-    if Y is not None:
-        return _between(pieces, n, m, device)
-    return _among(pieces, n) if device is None else _among_on_device(pieces, n, device)
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
+    prepare = partial(_centered, dtype=dtype) if device is None else _raw
+    blocks = _blocks(arrays, dimension, int(block_bytes), prepare)
+    if device is not None:
+        return _on_device(blocks, device, dtype)
+    rounding = ROUNDING if dtype == "float64" else SINGLE_ROUNDING
+    return _among(blocks, n, rounding) if Y is None else _between(blocks, n, m, rounding)
 
 
-def _among(pieces: Iterator[list[NDArray[np.float64]]], n: int) -> NDArray[np.float64]:
+def _among(blocks: Blocks, n: int, rounding: float) -> NDArray[np.float64]:
     gram = np.zeros((n, n), order="F")
-    for (x,) in pieces:
-        gram = dsyrk(1.0, x.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)  # the lower triangle, in place
-    return _finish(gram.T)  # which is the upper triangle of its transpose, whose rows lie together in memory
+    for (x,) in blocks:  # the lower triangle, in place
+        if x.dtype == np.float64:
+            gram = dsyrk(1.0, x.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)
+        else:
+            gram += ssyrk(1.0, x.T, trans=1, lower=1)
+    return _finish(gram.T, rounding)  # the upper triangle of its transpose, whose rows lie together in memory
 
 
-def _among_on_device(pieces: Iterator[list[NDArray[np.float64]]], n: int, device: Any) -> NDArray[np.float64]:
-    import torch
-
-    gram = torch.zeros(n, n, dtype=torch.float64, device=device)
-    for (x,) in pieces:
-        block = torch.from_numpy(x).to(device)
-        gram.addmm_(block, block.T)
-    return _finish(gram.cpu().numpy())
-
-
-def _finish(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+def _finish(gram: NDArray[np.float64], rounding: float) -> NDArray[np.float64]:
     """Turn the upper triangle of products into distances, and mirror it, in place."""
     norms = gram.diagonal().copy()
     _refuse("X", ~np.isfinite(norms))
     for start in range(0, len(gram), ROWS):
         rows = slice(start, start + ROWS)
-        _from_products(gram[rows, start:], norms[rows], norms[start:])
+        _from_products(gram[rows, start:], norms[rows], norms[start:], rounding)
         corner = gram[rows, rows]
         corner[...] = np.triu(corner, 1) + np.triu(corner, 1).T
         gram[rows, :start] = gram[:start, rows].T
     return gram
 
 
-def _between(pieces: Iterator[list[NDArray[np.float64]]], n: int, m: int, device: Any) -> NDArray[np.float64]:
+def _between(blocks: Blocks, n: int, m: int, rounding: float) -> NDArray[np.float64]:
     product, x_norms, y_norms = np.zeros((n, m)), np.zeros(n), np.zeros(m)
-    for x, y in pieces:
+    for x, y in blocks:
         with np.errstate(invalid="ignore", over="ignore"):  # refused below
-            product += x @ y.T if device is None else _product_on_device(x, y, device)
+            product += x @ y.T
             x_norms += np.einsum("ij,ij->i", x, x)
             y_norms += np.einsum("ij,ij->i", y, y)
     _refuse("X", ~np.isfinite(x_norms))
     _refuse("Y", ~np.isfinite(y_norms))
     for start in range(0, n, ROWS):
         rows = slice(start, start + ROWS)
-        _from_products(product[rows], x_norms[rows], y_norms)
+        _from_products(product[rows], x_norms[rows], y_norms, rounding)
     return product
 
 
-def _product_on_device(x: NDArray[np.float64], y: NDArray[np.float64], device: Any) -> NDArray[np.float64]:
-    import torch
-
-    return (torch.from_numpy(x).to(device) @ torch.from_numpy(y).to(device).T).cpu().numpy()
-
-
-def _from_products(products: NDArray[np.float64], x_norms: NDArray[np.float64], y_norms: NDArray[np.float64]) -> None:
+def _from_products(
+    products: NDArray[np.float64], x_norms: NDArray[np.float64], y_norms: NDArray[np.float64], rounding: float
+) -> None:
     """Turn x.y into |x|^2 + |y|^2 - 2 x.y, in place."""
     sums = x_norms[:, None] + y_norms
     products *= -2
     products += sums
-    sums *= ROUNDING
+    sums *= rounding
     products[products < sums] = 0
+
+
+def _on_device(blocks: Blocks, device: Any, dtype: str) -> NDArray[np.float64]:
+    """The same, centered, multiplied and finished on a torch device."""
+    import torch
+
+    product: Any = 0
+    norms: list[Any] = [0, 0]
+    for block in blocks:
+        tensors = [torch.as_tensor(array, dtype=torch.float64, device=device) for array in block]
+        mean = tensors[0].mean(dim=0)
+        if not torch.isfinite(mean).all():
+            _refuse_mean(tensors[0].cpu().numpy())
+        centered = [(tensor - mean).to(getattr(torch, dtype)) for tensor in tensors]
+        x, y = centered[0], centered[-1]
+        product = (x @ y.T).double().add_(product)
+        norms = [norm + z.double().square().sum(dim=1) for norm, z in zip(norms, (x, y), strict=True)]
+    for name, norm in zip("XY", norms, strict=True):
+        _refuse(name, ~torch.isfinite(norm).cpu().numpy())
+    sums = norms[0][:, None] + norms[1]
+    d2 = product.mul_(-2).add_(sums)
+    d2[d2 < sums.mul_(ROUNDING if dtype == "float64" else SINGLE_ROUNDING)] = 0
+    if len(block) == 1:
+        d2.triu_(1).add_(d2.T.clone())
+    return d2.cpu().numpy()
 
 
 def _points(name: str, points: Any) -> tuple[Any, int, int]:
@@ -134,41 +170,45 @@ def _points(name: str, points: Any) -> tuple[Any, int, int]:
     return points, *shape
 
 
-def _centred_blocks(arrays: list[Any], dimension: int, block_bytes: int) -> Iterator[list[NDArray[np.float64]]]:
-    """Blocks of columns of all the arrays, centred on the first one's mean; the next is read while one is used."""
+def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callable[[list[Any]], list[Any]]) -> Blocks:
+    """Blocks of columns of all the arrays, prepared; the next ones are while one is used."""
     rows = sum(array.shape[0] for array in arrays)
-    width = max(1, block_bytes // (2 * 8 * rows))  # two blocks are in memory at a time
+    width = max(1, block_bytes // ((READERS + 1) * 8 * rows))
+    starts = iter(range(0, dimension, width))
 
-    def read(start: int) -> list[NDArray[np.float64]]:
-        blocks = [_block(array, slice(start, start + width)) for array in arrays]
-        mean = _mean(blocks[0])
-        for block in blocks:
-            block -= mean
-        return blocks
+    def ready(start: int) -> list[Any]:
+        return prepare([array[:, start : start + width] for array in arrays])
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(read, 0)
-        for start in range(width, dimension, width):
-            blocks, coming = coming.result(), reader.submit(read, start)
-            yield blocks
-        yield coming.result()
+    with ThreadPoolExecutor(max_workers=READERS) as readers:
+        coming = deque(readers.submit(ready, start) for start in islice(starts, READERS))
+        while coming:
+            block = coming.popleft().result()
+            coming.extend(readers.submit(ready, start) for start in islice(starts, 1))
+            yield block
+            del block  # else one more of them would be in memory
 
 
-def _block(points: Any, columns: slice) -> NDArray[np.float64]:
-    block = points[:, columns]
-    if hasattr(block, "detach"):  # a torch tensor, whose gradient, device or type numpy may not know
-        block = block.detach().cpu().double()
-    return np.array(block, dtype=np.float64, order="C")  # always a copy: it is centred in place
+def _raw(blocks: list[Any]) -> list[Any]:
+    """The blocks, read: tensors stay where they are."""
+    return [block.detach() if hasattr(block, "detach") else np.array(block) for block in blocks]
 
 
-def _mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean row; one bad row spoils it for all of them, so it is here that it is found."""
+def _centered(blocks: list[Any], dtype: str) -> list[NDArray[Any]]:
+    """The blocks in float64 or float32, less the first one's mean."""
+    arrays = [block.cpu().double().numpy() if hasattr(block, "cpu") else np.asarray(block) for block in _raw(blocks)]
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = x.mean(axis=0)
-    if not np.isfinite(mean).all():
-        _refuse("X", ~np.isfinite(x).all(axis=1))
-        _refuse("X", np.ones(len(x), dtype=bool))  # all finite, and yet too large to sum
-    return mean
+        mean = arrays[0].mean(axis=0, dtype=np.float64)
+        if not np.isfinite(mean).all():
+            _refuse_mean(arrays[0])
+        return [np.subtract(array, mean, dtype=np.float64).astype(dtype, order="C", copy=False) for array in arrays]
+
+
+def _refuse_mean(x: NDArray[Any]) -> NoReturn:
+    """One bad row spoils the mean row, so it is there that it is noticed, and here that it is found."""
+    bad = ~np.isfinite(np.asarray(x, dtype=np.float64)).all(axis=1)
+    _refuse("X", bad)
+    _refuse("X", np.ones(len(x), dtype=bool))  # all finite, and yet too large to sum
+    raise AssertionError("unreachable")
 
 
 def _refuse(name: str, bad: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self, get_args
+import warnings
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,12 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .distances import squared_distances
-from .kernels import Rule, bandwidth, gaussian_kernel
+from .kernels import Epsilon, chosen_bandwidth, gaussian_kernel
 
 __all__ = ["GeometricHarmonics"]
+
+FAR = 1e-3  # affinity to the nearest point of the fit, below which an extension knows next to nothing
+ALONE = 1 - 1e-8  # leverage of a point that no other reaches: its residual is rounding
 
 
 class GeometricHarmonics(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -44,17 +47,23 @@ class GeometricHarmonics(MultiOutputMixin, RegressorMixin, BaseEstimator):
     error_ : float
         Leave-one-out error of the projection, relative to the spread of the functions: root of the sum of squares of
         ``(f_i - projection_i) / (1 - h_ii)`` over that of ``f_i - mean``, where h projects onto the kept eigenvectors.
+        A point that no other reaches (``h_ii = 1``) counts with ``f_i - mean``, since nothing else is known of it.
         0 is exact, 1 is no better than the mean. It speaks of points between the others, not of points beyond them.
 
     Raises
     ------
     ValueError
         From ``fit``, where X and y do not fit together, hold NaN or infinity, or a parameter is out of range.
+
+    Warns
+    -----
+    UserWarning
+        From ``predict``, where points are so far from all of the fit that only the mean is left there.
     """
 
     def __init__(
         self,
-        epsilon: float | Rule | Callable[[NDArray[np.float64]], float] = "median",
+        epsilon: Epsilon = "median",
         condition: float = 1e6,
     ) -> None:
         self.epsilon = epsilon
@@ -66,7 +75,7 @@ class GeometricHarmonics(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(f"condition must be above 1, got {self.condition!r}")
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
         d2 = squared_distances(X)
-        self.epsilon_ = self._bandwidth(d2)
+        self.epsilon_ = chosen_bandwidth(self.epsilon, d2)
         values, vectors = eigh(gaussian_kernel(d2, self.epsilon_), driver="evd", overwrite_a=True)
         kept = values > values[-1] / self.condition
         values, vectors = values[kept], vectors[:, kept]
@@ -82,22 +91,20 @@ class GeometricHarmonics(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """The functions, (n,) or (n, m), at new points X of shape (n, d)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return gaussian_kernel(squared_distances(X, self._points), self.epsilon_) @ self._coefficients + self._mean
-
-    def _bandwidth(self, d2: NDArray[np.float64]) -> float:
-        if callable(self.epsilon):
-            return float(self.epsilon(d2))
-        if isinstance(self.epsilon, str):
-            if self.epsilon not in get_args(Rule):
-                raise ValueError(
-                    f"epsilon must be a number, a function, or one of {get_args(Rule)}, got {self.epsilon!r}"
-                )
-            return bandwidth(d2, self.epsilon)
-        return float(self.epsilon)
+        affinities = gaussian_kernel(squared_distances(X, self._points), self.epsilon_)
+        far = np.flatnonzero(affinities.max(axis=1) < FAR)
+        if len(far):
+            warnings.warn(
+                f"{len(far)} of {len(X)} points of X, the first at row {far[0]}, are so far from all points of the fit "
+                f"(largest affinity below {FAR:g}) that what is said of them is little but the mean",
+                stacklevel=2,
+            )
+        return affinities @ self._coefficients + self._mean
 
 
 def _leave_one_out(y: NDArray[np.float64], projection: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
     leverage = np.einsum("ij,ij->i", vectors, vectors)
-    residual = (y - projection).reshape(len(y), -1) / np.maximum(1 - leverage, np.finfo(float).eps)[:, None]
+    alone = leverage > ALONE
+    missed = np.where(alone, y.T, (y - projection).T / np.where(alone, 1, 1 - leverage))
     spread = np.linalg.norm(y)
-    return float(np.linalg.norm(residual) / spread) if spread > 0 else 0.0
+    return float(np.linalg.norm(missed) / spread) if spread > 0 else 0.0

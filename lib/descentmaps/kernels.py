@@ -7,14 +7,26 @@ much that no one bandwidth serves all points, each gets a scale of its own (Berr
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from numbers import Real
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KernelSumScan", "Rule", "bandwidth", "gaussian_kernel", "kernel_sum_scan", "local_scales"]
+__all__ = [
+    "Epsilon",
+    "KernelSumScan",
+    "Rule",
+    "bandwidth",
+    "chosen_bandwidth",
+    "gaussian_kernel",
+    "kernel_sum_scan",
+    "local_scales",
+]
 
 Rule = Literal["median", "max-slope", "nearest", "scan"]
+Epsilon = float | Rule | Callable[[NDArray[np.float64]], float]
 NEIGHBOR = 10  # the neighbor whose distance the rule "nearest" takes as scale
 NEIGHBORS = 64  # how many neighbors the recommended bandwidth gives a point, itself included
 ROWS = 512  # a rule looks at no more than about twice as many rows: it needs averages, not every pair
@@ -99,6 +111,23 @@ def bandwidth(d2: NDArray[np.float64], rule: Rule = "median") -> float:
     if rule == "scan":
         return kernel_sum_scan(d2).recommended
     raise ValueError(f"rule must be 'median', 'max-slope', 'nearest' or 'scan', got {rule!r}")
+
+
+def chosen_bandwidth(epsilon: Epsilon, d2: NDArray[np.float64]) -> float:
+    """The bandwidth that an estimator's ``epsilon`` stands for: a number, the name of a rule, or a function of d2.
+
+    ValueError where it is none of these, or where what comes out is not a positive finite number.
+    """
+    value: object = epsilon
+    if callable(epsilon):
+        value = epsilon(d2)
+    elif isinstance(epsilon, str) and epsilon in get_args(Rule):
+        value = bandwidth(d2, epsilon)
+    if not isinstance(value, Real):
+        raise ValueError(f"epsilon must be a number, a function, or one of {get_args(Rule)}, got {value!r}")
+    if not 0 < float(value) < np.inf:
+        raise ValueError(f"epsilon must be a positive finite number, got {value!r}")
+    return float(value)
 
 
 def local_scales(neighbor_d2: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:

@@ -15,12 +15,15 @@ from scipy.linalg.blas import dsymv
 from scipy.sparse import csr_matrix, diags, identity
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh, splu
 
+from .kernels import gaussian_kernel
+
 __all__ = ["Affinities", "DenseAffinities", "SparseAffinities"]
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 ROWS = 256  # rows worked on at a time, so that no temporary is as large as the matrix
+TOLERANCE = 1e-12  # of eigenvalues, relative to the largest
 SMALL = 500  # up to this many points a dense eigensolve takes a tenth of a second, and it never fails to converge
 
 
@@ -63,7 +66,9 @@ class Affinities(ABC):
         if self.n > SMALL and k < self.n // 4:
             moved = LinearOperator((self.n, self.n), lambda v: self.times(v) - 2 * unit * (unit @ v), dtype=float)
             try:
-                return _falling(*eigsh(moved, k=k, which="LA", v0=trivial * noise, tol=1e-12, maxiter=200))
+                return _falling(
+                    *eigsh(moved, k=k, which="LA", v0=trivial * noise, ncv=_basis(k), tol=TOLERANCE, maxiter=200)
+                )
             except ArpackNoConvergence:
                 pass  # near-equal eigenvalues, as where a small bandwidth cuts the points apart: take the dense route
         dense = self.full() - 2 * np.outer(unit, unit)
@@ -86,7 +91,7 @@ class Affinities(ABC):
             return solved - unit * (unit @ solved)
 
         operator = LinearOperator((self.n, self.n), without_trivial, dtype=float)
-        values, vectors = _falling(*eigsh(operator, k=k, which="LA", v0=trivial * noise, tol=1e-12))
+        values, vectors = _falling(*eigsh(operator, k=k, which="LA", v0=trivial * noise, tol=TOLERANCE))
         return 1 / values - shift, vectors
 
 
@@ -101,11 +106,10 @@ class DenseAffinities(Affinities):
         self._d2 = d2
         self._upper = np.zeros(d2.shape)
         for rows, block in self._row_blocks():
-            np.multiply(d2[rows, rows.start :], -1 / (4 * epsilon), out=block)
+            near = d2[rows, rows.start :]
             if scales is not None:
-                block /= scales[rows, None]
-                block /= scales[rows.start :]
-            np.exp(block, out=block)
+                near = near / np.outer(scales[rows], scales[rows.start :])
+            block[...] = gaussian_kernel(near, epsilon)
 
     def times(self, vector: Vector) -> Vector:
         return dsymv(1.0, self._upper.T, vector, lower=1)
@@ -145,10 +149,10 @@ class SparseAffinities(Affinities):
     def __init__(self, d2: csr_matrix, epsilon: float, scales: Vector | None = None) -> None:
         self.n = d2.shape[0]
         self._d2 = d2
-        exponents = d2.data / (-4 * epsilon)
+        near = d2.data
         if scales is not None:
-            exponents /= np.repeat(scales, np.diff(d2.indptr)) * scales[d2.indices]
-        self._matrix = csr_matrix((np.exp(exponents), d2.indices, d2.indptr), shape=d2.shape)
+            near = near / (np.repeat(scales, np.diff(d2.indptr)) * scales[d2.indices])
+        self._matrix = csr_matrix((gaussian_kernel(near, epsilon), d2.indices, d2.indptr), shape=d2.shape)
 
     def times(self, vector: Vector) -> Vector:
         return self._matrix @ vector
@@ -165,6 +169,11 @@ class SparseAffinities(Affinities):
     def _solver(self, diagonal: Vector, shift: float) -> LinearOperator:
         system = (diags(diagonal) + shift * identity(self.n) - self._matrix).tocsc()
         return LinearOperator((self.n, self.n), splu(system).solve, dtype=float)
+
+
+def _basis(k: int) -> int:
+    """Size of the Lanczos basis: larger than ARPACK's own 2 k + 1, which restarts more often than it should."""
+    return max(3 * k, 30)
 
 
 def _falling(values: Vector, vectors: Matrix) -> tuple[Vector, Matrix]:

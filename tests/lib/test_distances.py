@@ -211,3 +211,52 @@ def test_other_dimensions_and_blocks_are_refused():
         squared_distances(np.ones((2, 3)), np.ones((2, 2)))
     with pytest.raises(ValueError, match="block_bytes must be positive"):
         squared_distances(np.ones((2, 3)), block_bytes=0)
+
+
+@pytest.mark.parametrize("block_bytes", [8 * 20 * 4, 2**27])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_gives_the_same(kind, block_bytes, tmp_path):
+    """Torch's processor stands in for other devices: the same lines run there."""
+    x = np.random.default_rng(1).normal(size=(20, 11))
+    given_x = KINDS[kind](x, tmp_path)
+    d2 = squared_distances(given_x, block_bytes=block_bytes, device="cpu")
+    np.testing.assert_allclose(d2, direct(x), rtol=1e-12)
+    assert np.array_equal(d2, d2.T) and not d2.diagonal().any()
+    between = squared_distances(x[:3], given_x, block_bytes=block_bytes, device="cpu")
+    np.testing.assert_allclose(between, squared_distances(x[:3], x), atol=1e-13)
+    unchanged = given_x.detach().numpy() if hasattr(given_x, "detach") else np.asarray(given_x)
+    assert np.array_equal(unchanged, x)
+
+
+def test_late_training_is_resolved_on_a_device():
+    x = late_snapshots(np.float32)
+    pairs = ~np.eye(len(x), dtype=bool)
+    truth = direct(x.astype(np.float64))
+    assert (np.abs(squared_distances(x, device="cpu") - truth)[pairs] / truth[pairs]).max() < 1e-11
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_single_precision_is_right_to_its_rounding_and_no_finer(device):
+    x = np.random.default_rng(3).normal(size=(60, 500)).cumsum(axis=0) + 1e4
+    d2 = squared_distances(x, dtype="float32", device=device, block_bytes=2**14)
+    error = np.abs(d2 - direct(x)) / spread(x, x)
+    assert d2.dtype == np.float64 and np.array_equal(d2, d2.T) and not d2.diagonal().any()
+    assert 1e-9 < error.max() < 1e-6
+    between = squared_distances(x, x[:9], dtype="float32", device=device)
+    assert (np.abs(between - direct(x, x[:9])) / spread(x, x[:9])).max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+def test_a_device_names_the_argument_and_the_row(value):
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    bad = x.copy()
+    bad[7, 2] = value
+    with pytest.raises(ValueError, match="^Y must be finite.* in 1 points, the first at row 7"):
+        squared_distances(x, bad, device="cpu")
+    with pytest.raises(ValueError, match="^X must be finite"):
+        squared_distances(bad, device="cpu")
+
+
+def test_another_type_is_refused():
+    with pytest.raises(ValueError, match="dtype must be 'float64' or 'float32', got 'float16'"):
+        squared_distances(np.ones((2, 3)), dtype="float16")

@@ -53,6 +53,24 @@ def test_error_is_that_of_leaving_one_out():
     assert harmonics.error_ == pytest.approx(np.linalg.norm(left_out) / np.linalg.norm(centred), rel=1e-9)
 
 
+def test_points_that_no_other_reaches_count_with_the_mean():
+    """Their projection is exact, and says nothing of what would be known without them."""
+    x = np.arange(0.0, 2000.0, 100.0)[:, None]
+    y = np.random.default_rng(8).standard_normal(20)
+    assert GeometricHarmonics(epsilon=1.0).fit(x, y).error_ == pytest.approx(1)
+    half = np.vstack([line(20), x[1:]])
+    values = np.concatenate([smooth(line(20)), y[1:]])
+    lonely = np.linalg.norm(y[1:] - values.mean()) / np.linalg.norm(values - values.mean())
+    assert GeometricHarmonics(epsilon=0.05, condition=1e8).fit(half, values).error_ == pytest.approx(lonely, abs=0.01)
+
+
+def test_far_points_get_the_mean_and_a_warning():
+    harmonics = GeometricHarmonics(epsilon=0.01).fit(line(50), smooth(line(50)))
+    with pytest.warns(UserWarning, match="1 of 2 points of X, the first at row 1, are so far"):
+        values = harmonics.predict([[0.5], [9.0]])
+    assert values[1] == pytest.approx(smooth(line(50)).mean())
+
+
 def test_noise_is_no_function():
     x = np.random.default_rng(6).random((100, 2))
     assert GeometricHarmonics(condition=100).fit(x, np.random.default_rng(7).standard_normal(100)).error_ > 0.9
