@@ -1,8 +1,8 @@
 """Tables and a picture of what `make bench` measured, in the book and in the folder of results.
 
 The page is made from ``ledger/benchmarks.json``, which is committed: no one needs to measure to build the book. The
-directive ``{benchmarks} PART`` shows one part of it: fits, distances, refits, disk, circle, late_training, picture or
-machine. A part that was never measured says so.
+directive ``{benchmarks} PART`` shows one part of it: fits, distances, refits, disk, circle, late_training, hessians,
+picture or machine. A part that was never measured says so.
 """
 
 from __future__ import annotations
@@ -87,12 +87,18 @@ def circle(results: Result) -> Iterator[Table]:
 
 
 def late_training(results: Result) -> Iterator[Table]:
-    rows = [
-        (row["name"], f"{row['error']:.0e}" if "error" in row else row["failure"])
-        for row in results.get("late_training", [])
-    ]
+    rows = [(row["name"], error(row) or row["failure"]) for row in results.get("late_training", [])]
     if rows:
         yield Table("late-training", "Late in training", ("Package", "Worst relative error of a squared step"), rows)
+
+
+def hessians(results: Result) -> Iterator[Table]:
+    head = ("Package", "Time, ours = 1", "CPU time, ours = 1", "Peak memory (MB)", "Worst relative error")
+    for size in results.get("hessians", []):
+        rows = [(named(row), *ratio_cells(row), memory(row), error(row)) for row in size["rows"]]
+        widths = "-".join(map(str, size["widths"]))
+        caption = f"Ten eigenvalues of a network {widths}, {size['parameters']:,} parameters. {our_time(size)}"
+        yield Table(f"hessians-{size['parameters']}", caption.replace(",", "\u202f", 1), head, rows)
 
 
 TABLES: dict[str, Callable[[Result], Iterator[Table]]] = {
@@ -102,6 +108,7 @@ TABLES: dict[str, Callable[[Result], Iterator[Table]]] = {
     "disk": disk,
     "circle": circle,
     "late_training": late_training,
+    "hessians": hessians,
 }
 
 
@@ -121,6 +128,10 @@ def sines(row: Result) -> str:
     if row["failure"]:
         return ""
     return " / ".join(f"{sine:.2f}" for sine in row["sines"]) if "sines" in row else "no answer"
+
+
+def error(row: Result) -> str:
+    return f"{row['error']:.0e}" if "error" in row else ""
 
 
 def number(value: float | None) -> str:
@@ -153,8 +164,10 @@ def machine(results: Result) -> str:
     on, dates = results["machine"], sorted(set(results["dates"].values()))
     versions: dict[str, str] = {}
     blas: set[str] = set()
-    loads = [size["load"] for part in ("fits", "refits", "distances") for size in results["parts"].get(part, [])]
-    for part in ("fits", "distances"):
+    loads = [
+        size["load"] for part in ("fits", "refits", "distances", "hessians") for size in results["parts"].get(part, [])
+    ]
+    for part in ("fits", "distances", "hessians"):
         for row in (row for size in results["parts"].get(part, []) for row in size["rows"]):
             versions |= {name: version for name, version in row.get("versions", {}).items() if name in row_package(row)}
             blas |= set(row.get("blas", []))

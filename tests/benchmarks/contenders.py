@@ -34,6 +34,13 @@ def ours_scan(X: Points, scale: float | None, n: int) -> Call:
     return lambda: DiffusionMap(n_components=n, alpha=1.0, epsilon="scan").fit(X).eigenvectors_
 
 
+def ours_neighbors(X: Points, scale: float, n: int) -> Call:
+    from descentmaps import DiffusionMap
+
+    estimator = DiffusionMap(n_components=n, alpha=1.0, epsilon=scale / 4, n_neighbors=NEIGHBORS)
+    return lambda: estimator.fit(X).eigenvectors_
+
+
 def ours_again(X: Points, scale: float, n: int) -> Call:
     """Another bandwidth and another alpha on points that are fitted already."""
     estimator = _ours_at(1.1 * scale, n).fit(X)

@@ -23,6 +23,7 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "_build" / "benchmarks"
 OURS = "descentmaps"
 
+TORCH = ("torch==2.13.0", "numpy==2.4.6", "scipy==1.17.1")
 #: Each peer's environment; none can share one with this book's, nor all of them one with each other.
 PINS: dict[str, tuple[str, ...]] = {
     "scikit-learn": ("scikit-learn==1.9.1", "numpy==2.4.6", "scipy==1.17.1"),
@@ -30,6 +31,10 @@ PINS: dict[str, tuple[str, ...]] = {
     "datafold": ("datafold==2.0.2", "scikit-learn==1.2.2", "numpy==1.26.4", "scipy==1.11.4"),
     "graphtools": ("graphtools==2.1.0", "scikit-learn==1.9.1", "numpy==2.4.6", "scipy==1.17.1"),
     "manifolds-rs": ("manifolds-rs==0.4.1", "numpy==2.4.6"),
+    "curvlinops": ("curvlinops-for-pytorch==3.0.1", *TORCH),
+    "hessian-eigenthings": ("hessian-eigenthings==1.0.0a5", *TORCH),
+    "pyhessian": ("pyhessian==0.1", *TORCH),
+    "nngeom": ("nngeom==0.2.0", *TORCH),
 }
 #: They choose a slower or an older kernel than the processor has, for reasons that are not ours to keep here.
 OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "PYTHONPATH")
@@ -46,7 +51,7 @@ START = 15  # seconds allowed for starting Python and loading the points
 class Contender:
     """A package, one way of using it, and the function of `contenders` that does so.
 
-    ``most`` is the number of points beyond which it is not tried, and ``why`` the reason.
+    ``most`` is the number of points beyond which it is not tried, and ``why`` the reason. ``module`` holds the call.
     """
 
     name: str
@@ -54,12 +59,14 @@ class Contender:
     call: str
     most: int = 10**9
     why: str = ""
+    module: str = "contenders"
 
 
 FLOORS = (Contender("rank-k update", OURS, "rank_k_update"), Contender("eigsh", OURS, "eigsh"))
 MAPS = (
     Contender("descentmaps", OURS, "ours"),
     *FLOORS,
+    Contender("descentmaps, 64 neighbors", OURS, "ours_neighbors"),
     Contender("scikit-learn, rbf", "scikit-learn", "sklearn_rbf"),
     Contender("scikit-learn, 64 neighbors", "scikit-learn", "sklearn_neighbors"),
     Contender("pydiffmap, 64 neighbors", "pydiffmap", "pydiffmap_neighbors"),
@@ -89,6 +96,23 @@ CIRCLE = (
     Contender("manifolds-rs, its default: 5 neighbors", "manifolds-rs", "manifolds_kmknn"),
 )
 REFITS = (MAPS[0], Contender("descentmaps, refit", OURS, "ours_again"))
+
+
+def _curvature(name: str, package: str, call: str) -> Contender:
+    return Contender(name, package, call, module="curvature_contenders")
+
+
+REFERENCE = _curvature("reference", OURS, "reference")
+HESSIANS = (
+    _curvature("descentmaps", OURS, "ours"),
+    _curvature("eigsh", OURS, "floor"),
+    _curvature("curvlinops, with eigsh", "curvlinops", "curvlinops"),
+    _curvature("hessian-eigenthings, its default: 20 steps", "hessian-eigenthings", "eigenthings"),
+    _curvature("hessian-eigenthings, 60 steps", "hessian-eigenthings", "eigenthings_sixty"),
+    _curvature("hessian-eigenthings, 60, orthogonalized", "hessian-eigenthings", "eigenthings_orthogonal"),
+    _curvature("pyhessian", "pyhessian", "pyhessian"),
+    _curvature("nngeom, 60 steps", "nngeom", "nngeom"),
+)
 
 
 class NoEnvironment(Exception):
@@ -146,7 +170,10 @@ def run(contender: Contender, task: dict[str, Any], limits: Limits, script: str 
         files = {"result": str(folder / "result.json"), "answer": str(folder / "answer.npy")}
         packages = [contender.package, "numpy", "scipy", "scikit-learn"]
         (folder / "task.json").write_text(
-            json.dumps({"call": contender.call, "packages": packages, "keep": True} | task | files), "utf-8"
+            json.dumps(
+                {"module": contender.module, "call": contender.call, "packages": packages, "keep": True} | task | files
+            ),
+            "utf-8",
         )
         try:
             command = [str(python_of(contender.package)), str(HERE / script), str(folder / "task.json")]

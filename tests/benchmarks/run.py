@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "book" / "_ext"))
 import disk
 import environments
 import samples
-from environments import BUILD, CIRCLE, DISTANCES, MAPS, REFITS, ROOT, Contender, Limits, Measurement
+from environments import BUILD, CIRCLE, DISTANCES, HESSIANS, MAPS, REFITS, ROOT, Contender, Limits, Measurement
 
 import benchmarks as page
 
 SIZES = ((1000, 10_000), (4000, 1000), (10_000, 1000), (2000, 100_000))
 LARGE = (2000, 1_000_000)
+NETWORKS = ((64, 16, 10), (64, 128, 64, 10))  # layer widths of the networks whose Hessians are looked at
+EIGENVALUES = 10
 SLOW = 15  # seconds beyond which one round is enough
 LARGE_LIMIT = 1800  # seconds
 Score = Callable[[Measurement], dict[str, Any]]
@@ -172,12 +175,45 @@ def from_disk(options: argparse.Namespace) -> list[Result]:
     return [{"points": n, "dimension": dimension, "rows": disk.measure(n, dimension, bounds)}]
 
 
+def hessians(options: argparse.Namespace) -> Iterator[Result]:
+    """The largest eigenvalues of each network's Hessian, with their error."""
+    for widths in NETWORKS:
+        with disk.scratch(0) as folder:
+            path = folder / "problem.npz"
+            samples.trained_network(widths, path)
+            task = {"points": str(path), "components": EIGENVALUES}
+            bounds = Limits(options.limit, limits(options).gigabytes, 1)  # torch is faster with one thread at this size
+            load = os.getloadavg()[0]
+            exact = environments.run(environments.REFERENCE, task, bounds)
+            if exact.answer is None:
+                raise RuntimeError(f"the reference eigenvalues could not be computed: {exact.failure}")
+            rows = interleaved(HESSIANS, task, 0, options.rounds, bounds)
+        compared = compare(rows, HESSIANS[0].name, [HESSIANS[1].name])
+        for row in compared["rows"]:
+            if "measurement" in row and row["measurement"].answer is not None:
+                row["error"] = eigenvalue_error(row["measurement"].answer, exact.answer)
+        compared["rows"] = [strip(row) for row in compared["rows"]]
+        yield {"parameters": parameters_of(widths), "widths": widths, "load": load} | compared
+
+
+def eigenvalue_error(found: samples.Array, exact: samples.Array) -> float:
+    """Largest error of an eigenvalue relative to itself; one that is missing counts as 0."""
+    padded = np.zeros(len(exact))
+    padded[: len(found)] = found[: len(exact)]
+    return float(np.abs(padded / exact - 1).max())
+
+
+def parameters_of(widths: Sequence[int]) -> int:
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Result]]] = {
     "fits": fits,
     "refits": refits,
     "distances": distances,
     "late_training": late_training,
     "circle": circle,
+    "hessians": hessians,
     "disk": from_disk,
 }
 
@@ -216,12 +252,12 @@ def earlier(path: Path, threads: int) -> Result:
 def merged(before: list[Result], measured: list[Result]) -> list[Result]:
     """What was measured, and of what was there before the sizes that were not measured again."""
     done = {size_of(found) for found in measured}
-    kept = [found for found in before if "points" in found and size_of(found) not in done]
+    kept = [found for found in before if size_of(found) and size_of(found) not in done]
     return sorted([*kept, *measured], key=size_of)
 
 
 def size_of(found: Result) -> int:
-    return int(found.get("points", 0) ** 2 * found.get("dimension", 0))
+    return int(found.get("points", 0) ** 2 * found.get("dimension", 0)) or int(found.get("parameters", 0))
 
 
 def rounded(value: Any) -> Any:

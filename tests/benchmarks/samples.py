@@ -52,6 +52,19 @@ def embed(points: Array, dimension: int, path: Path, seed: int = 1) -> None:
     saved.flush()
 
 
+def trained_network(widths: Sequence[int], path: Path) -> None:
+    """Save a network that has learned digits for 500 updates, with its training data: the problem for a Hessian."""
+    import torch
+
+    from descentmaps.problems import digits, mlp, train
+
+    torch.set_num_threads(1)
+    data, model = digits(), mlp(*widths, seed=0)
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), data, 500)
+    parameters = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    np.savez(path, widths=widths, parameters=parameters, inputs=data.inputs, targets=data.targets)
+
+
 def late_training(n: int = 300, dimension: int = 5000, seed: int = 0) -> NDArray[np.float32]:
     """Snapshots whose steps are a millionth of their norm, as late in training."""
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ It says which points, which contender and where the answer goes; a file, since s
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 import threading
@@ -16,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import contenders
 import numpy as np
 
 WARM_UP = 200  # points of a first, untimed call: imports, thread pools
@@ -76,9 +76,14 @@ def measure(call: Callable[[], Any], peak: PeakMemory | PeakAnonymous) -> tuple[
 
 
 def open_points(path: str) -> Any:
-    """Points in memory from .npy, or left on disk: a memory map of .dat (T rows of float32), or a Zarr array."""
+    """Points in memory from .npy, or left on disk: a memory map of .dat (T rows of float32), or a Zarr array.
+
+    An .npz holds a network and its data, see `curvature_contenders`.
+    """
     if path.endswith(".npy"):
         return np.load(path)
+    if path.endswith(".npz"):
+        return dict(np.load(path))
     if path.endswith(".zarr"):
         import zarr
 
@@ -87,11 +92,15 @@ def open_points(path: str) -> Any:
     return np.memmap(path, dtype=np.float32, mode="r").reshape(rows, -1)
 
 
-def warm_up(prepare: Callable[..., Callable[[], Any]], task: dict[str, Any]) -> None:
-    """The same on a few points first; that it may fail there says nothing."""
-    few = np.random.default_rng(0).standard_normal((WARM_UP, 4)).astype(np.float32)
+def warm_up(prepare: Callable[..., Callable[[], Any]], points: Any, task: dict[str, Any]) -> None:
+    """The same on a few points or samples first; that it may fail there says nothing."""
     try:
-        prepare(few, task["scale"] and 4.0, 4)()
+        if isinstance(points, dict):
+            few = {key: points[key][:WARM_UP] if key in ("inputs", "targets") else points[key] for key in points}
+            prepare(few, task["components"])()
+        else:
+            few = np.random.default_rng(0).standard_normal((WARM_UP, 4)).astype(np.float32)
+            prepare(few, task["scale"] and 4.0, 4)()
     except Exception as error:
         print("warm-up:", error, file=sys.stderr)
 
@@ -118,11 +127,12 @@ def blas() -> list[str]:
 
 def main(path: Path) -> None:
     task = json.loads(path.read_text("utf-8"))
-    prepare = getattr(contenders, task["call"])
-    warm_up(prepare, task)
+    prepare = getattr(importlib.import_module(task["module"]), task["call"])
     points = open_points(task["points"])
-    peak = PeakMemory() if isinstance(points, np.ndarray) and not isinstance(points, np.memmap) else PeakAnonymous()
-    result, answer = measure(prepare(points, task["scale"], task["components"]), peak)
+    warm_up(prepare, points, task)
+    settings = [task["components"]] if isinstance(points, dict) else [task["scale"], task["components"]]
+    peak = PeakMemory() if type(points) in (np.ndarray, dict) else PeakAnonymous()
+    result, answer = measure(prepare(points, *settings), peak)
     np.save(task["answer"], np.asarray(answer if task["keep"] else 0.0))
     result |= {"versions": versions(task["packages"]), "blas": blas()}
     Path(task["result"]).write_text(json.dumps(result), "utf-8")
