@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.neighbors import NearestNeighbors
 
+from .distances import ROUNDING
+
 __all__ = ["neighbor_distances", "within_reach"]
 
-PAIRS = 2**16  # pairs whose differences are formed at a time
 TIES = 1 + 1e-9  # two ways to compute one distance differ by rounding: the farther of them is still within reach
 
 
@@ -21,16 +22,18 @@ def neighbor_distances(X: Any, k: int, metric: str) -> tuple[csr_matrix, NDArray
 
     X has shape (T, D), or (T, T) with squared distances where ``metric`` is ``"precomputed"``. Returns a symmetric
     csr matrix (T, T), whose stored entries are the pairs, zeros on the diagonal included, and for each point the
-    squared distance (T,) to the farthest of its k. The distances are exact differences in float64.
+    squared distance (T,) to the farthest of its k. The distances are those of points centered on their mean, in
+    float64, as of :func:`descentmaps.squared_distances`.
     """
-    near = np.argpartition(X, k - 1, axis=1)[:, :k] if metric == "precomputed" else _nearest(X, k)
+    near, values = _nearest_of_distances(X, k) if metric == "precomputed" else _nearest(X, k)
     n = len(near)
-    rows = np.repeat(np.arange(n), k)
-    pairs = csr_matrix((np.ones(n * k, dtype=bool), (rows, near.ravel())), shape=(n, n))
-    pairs = (pairs + pairs.T + csr_matrix((np.ones(n, dtype=bool), (range(n), range(n))))).tocsr()
-    rows, columns = np.repeat(np.arange(n), np.diff(pairs.indptr)), pairs.indices
-    values = X[rows, columns].astype(float) if metric == "precomputed" else _differences(X, rows, columns)
-    d2 = csr_matrix((values, columns, pairs.indptr), shape=(n, n))
+    own = np.arange(n)
+    pairs = np.concatenate([np.ravel(own[:, None] * n + near), np.ravel(near * n + own[:, None]), own * (n + 1)])
+    both = np.concatenate([values.ravel(), values.ravel(), np.zeros(n)])
+    order = np.argsort(pairs, kind="stable")
+    pairs, first = np.unique(pairs[order], return_index=True)
+    rows, columns = np.divmod(pairs, n)
+    d2 = csr_matrix((np.maximum.reduceat(both[order], first), (rows, columns)), shape=(n, n))
     reach = np.asarray([np.partition(d2.data[a:b], k - 1)[k - 1] for a, b in pairwise(d2.indptr)])
     return d2, reach
 
@@ -41,16 +44,14 @@ def within_reach(d2: NDArray[np.float64], k: int, reach: NDArray[np.float64]) ->
     return d2 <= np.maximum(own[:, None], reach) * TIES
 
 
-def _nearest(X: NDArray[Any], k: int) -> NDArray[np.intp]:
-    centred = np.asarray(X, dtype=np.float64) - np.mean(X, axis=0, dtype=np.float64)
-    return NearestNeighbors(n_neighbors=k).fit(centred).kneighbors(centred, return_distance=False)
+def _nearest_of_distances(d2: NDArray[Any], k: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    near = np.argpartition(d2, k - 1, axis=1)[:, :k]
+    return near, np.take_along_axis(d2, near, axis=1).astype(np.float64)
 
 
-def _differences(X: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    values = np.empty(len(rows))
-    step = max(1, PAIRS // X.shape[1])
-    for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        difference = X[rows[block]].astype(np.float64) - X[columns[block]]
-        values[block] = np.einsum("ij,ij->i", difference, difference)
-    return values
+def _nearest(X: NDArray[Any], k: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    centered = np.asarray(X, dtype=np.float64) - np.mean(X, axis=0, dtype=np.float64)
+    distances, near = NearestNeighbors(n_neighbors=k - 1).fit(centered).kneighbors()  # beside the point itself
+    values, norms = distances**2, np.einsum("ij,ij->i", centered, centered)
+    values[values < ROUNDING * (norms[:, None] + norms[near])] = 0
+    return near, values
