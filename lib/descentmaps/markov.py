@@ -23,7 +23,7 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 ROWS = 256  # rows worked on at a time, so that no temporary is as large as the matrix
-TOLERANCE = 1e-12  # of eigenvalues, relative to the largest
+TOLERANCE = 1e-10  # of the eigenpairs' residuals, relative to the eigenvalue
 SMALL = 500  # up to this many points a dense eigensolve takes a tenth of a second, and it never fails to converge
 
 
@@ -173,7 +173,7 @@ class SparseAffinities(Affinities):
 
 def _basis(k: int) -> int:
     """Size of the Lanczos basis: larger than ARPACK's own 2 k + 1, which restarts more often than it should."""
-    return max(3 * k, 30)
+    return max(3 * k, 35)
 
 
 def _falling(values: Vector, vectors: Matrix) -> tuple[Vector, Matrix]:
