@@ -1,8 +1,8 @@
 """Capture what an optimizer does in parameter space, and look at it through diffusion maps.
 
 The modules read as a pipeline: recorder -> trajectory -> distances -> kernels -> diffusion_map -> extension. Beside it
-stand estimates of dimension, the book's data sets and networks (problems), its ledger (claims) and its pictures
-(figures).
+stand estimates of dimension, Hessians and gradient noise (curvature), landscapes with known answers (potentials,
+quadratics), the book's data sets and networks (problems), its ledger (claims) and its pictures (figures).
 """
 
 from .claims import Claims
