@@ -13,9 +13,11 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
 
 __all__ = [
+    "Alignment",
     "SpectralDensity",
     "TopEigenpairs",
     "TraceEstimate",
+    "alignment",
     "gradient_noise",
     "hessian_operator",
     "per_sample_gradients",
@@ -141,7 +143,7 @@ def top_eigenpairs(
     if which not in ("LM", "LA", "SA"):
         raise ValueError(f"which must be 'LM', 'LA' or 'SA', got {which!r}")
     start = np.random.default_rng(seed).standard_normal(size)
-    values, vectors = eigsh(op, k=k, which=which, v0=start, tol=tolerance, ncv=min(size, max(4 * k, 40)))
+    values, vectors = eigsh(op, k=k, which=which, v0=start, tol=tolerance, ncv=min(size, max(3 * k, 30)))
     order = np.argsort({"LM": -np.abs(values), "LA": -values, "SA": values}[which])
     values, vectors = values[order], vectors[:, order]
     images = np.column_stack([op.matvec(v) for v in vectors.T])
@@ -305,6 +307,81 @@ def gradient_noise(model: torch.nn.Module, loss: Loss, data: Data) -> LinearOper
         return gradients.T @ (gradients @ v) / n
 
     return LinearOperator((size, size), matvec=multiply, rmatvec=multiply, matmat=multiply, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How gradient noise C lies along the eigenvectors of a curvature H; made by :func:`alignment`.
+
+    Attributes
+    ----------
+    curvatures, variances : (D,)
+        Eigenvalues h of H, falling, and the noise ``v @ C @ v`` along their unit eigenvectors v.
+    fitted : (D,)
+        The directions that ``exponent`` and ``correlation`` were fitted to.
+    exponent, correlation
+        Slope of log variance against log curvature, by least squares, and the correlation of the two logarithms.
+    cosine
+        ``tr(C H) / (|C| |H|)`` in Frobenius norms: 1 where C is proportional to H.
+    trace_ratio
+        ``tr C / tr H``, which no rotation of C changes.
+    top_share
+        Share of ``tr C`` along the k eigenvectors of largest h.
+    """
+
+    curvatures: Vector
+    variances: Vector
+    fitted: NDArray[np.bool_]
+    exponent: float
+    correlation: float
+    cosine: float
+    trace_ratio: float
+    top_share: float
+
+
+def alignment(noise: Any, curvature: Any, k: int = 10, floor: float = 1e-3) -> Alignment:
+    """Compare gradient noise C (D, D) with a curvature H (D, D), both symmetric: arrays or operators.
+
+    H is diagonalized in full, so that D is limited to a few thousand. The fit of ``variances ~ curvatures**exponent``
+    takes the directions whose curvature is above ``floor`` times the largest; where it bends, the exponent depends on
+    this choice. For C = s H the exponent, the correlation and the cosine are 1 and the ratio of traces is s. Where C
+    forgets H they are not all 0: for C = I the cosine is ``tr H / (sqrt(D) |H|)``. ``tr(C H)`` as a measure of
+    alignment is that of Zhu et al. (2018, arXiv 1803.00195), the cosine its normalized form.
+
+    Raises
+    ------
+    ValueError
+        The matrices are not square and of one size, ``k`` is not from 1 to D, ``floor`` is not between 0 and 1, H has
+        no positive eigenvalue, fewer than two directions are above the floor, or one of them is without noise.
+    """
+    noise, curvature = aslinearoperator(noise), aslinearoperator(curvature)
+    size = curvature.shape[0]
+    if noise.shape != (size, size) or curvature.shape != (size, size):
+        raise ValueError(f"noise and curvature must be square, of one size, got {noise.shape} and {curvature.shape}")
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be from 1 to the {size} dimensions, got {k!r}")
+    if not 0 < floor < 1:
+        raise ValueError(f"floor must be between 0 and 1, got {floor!r}")
+    values, vectors = np.linalg.eigh(curvature @ np.eye(size))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    images = noise @ vectors
+    variances = np.sum(vectors * images, axis=0)
+    fitted = values > floor * values[0]
+    if values[0] <= 0 or fitted.sum() < 2 or not (variances[fitted] > 0).all():
+        raise ValueError("curvature must have two positive eigenvalues above the floor, with noise along them")
+    x, y = np.log(values[fitted]), np.log(variances[fitted])
+    x, y = x - x.mean(), y - y.mean()
+    lengths = float(np.linalg.norm(x)), float(np.linalg.norm(y))
+    return Alignment(
+        curvatures=values,
+        variances=variances,
+        fitted=fitted,
+        exponent=float(x @ y) / lengths[0] ** 2 if lengths[0] else np.nan,
+        correlation=float(x @ y) / (lengths[0] * lengths[1]) if lengths[0] * lengths[1] else np.nan,
+        cosine=float(values @ variances / (np.linalg.norm(images) * np.linalg.norm(values))),
+        trace_ratio=float(variances.sum() / values.sum()),
+        top_share=float(variances[:k].sum() / variances.sum()),
+    )
 
 
 def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

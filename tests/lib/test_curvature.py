@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy, mse_loss
 
 from descentmaps.curvature import (
+    alignment,
     gradient_noise,
     hessian_operator,
     per_sample_gradients,
@@ -259,3 +260,49 @@ class TestGradientNoise:
         expected = np.cov(self.by_hand(model, trained).T, bias=True)
         op = gradient_noise(model, cross_entropy, (X, LABELS))
         np.testing.assert_allclose(dense(op), expected, rtol=1e-10, atol=1e-14)
+
+
+class TestAlignment:
+    h = np.array([8.0, 4.0, 2.0, 1.0, 1e-4, -1.0])
+    matrix = symmetric(h)
+
+    def test_a_power_of_the_curvature_is_recovered(self):
+        rotation = np.linalg.eigh(self.matrix)[1][:, ::-1]
+        noise = np.array([64.0, 16.0, 4.0, 1.0, 3.0, 2.0])  # the square, where the curvature is above the floor
+        found = alignment((rotation * noise) @ rotation.T, self.matrix, k=2, floor=1e-2)
+        assert found.fitted.tolist() == [True] * 4 + [False] * 2
+        np.testing.assert_allclose(found.curvatures, self.h, atol=1e-12)
+        np.testing.assert_allclose(found.variances, noise, rtol=1e-10)
+        assert (found.exponent, found.correlation) == (pytest.approx(2), pytest.approx(1))
+        assert found.cosine == pytest.approx(self.h @ noise / np.sqrt(self.h @ self.h * (noise @ noise)))
+        assert found.trace_ratio == pytest.approx(noise.sum() / self.h.sum())
+        assert found.top_share == pytest.approx(80 / 90)
+
+    def test_proportional_matrices(self):
+        positive = symmetric(np.array([8.0, 4.0, 2.0, 1.0]))
+        found = alignment(3 * positive, positive, k=4)
+        values = (found.exponent, found.correlation, found.cosine, found.trace_ratio, found.top_share)
+        assert values == pytest.approx((1, 1, 1, 3, 1))
+
+    def test_isotropic_noise(self):
+        found = alignment(np.eye(6), self.matrix, k=3)
+        assert found.exponent == pytest.approx(0, abs=1e-12)
+        assert found.cosine == pytest.approx(self.h.sum() / np.sqrt(6 * self.h @ self.h))
+        assert found.top_share == pytest.approx(1 / 2)
+
+    def test_operators_are_as_good_as_arrays(self):
+        model = mlp(5, 4, 3, seed=2)
+        noise, curvature = (f(model, cross_entropy, (X, LABELS)) for f in (gradient_noise, hessian_operator))
+        found, expected = alignment(noise, curvature, k=3), alignment(dense(noise), dense(curvature), k=3)
+        assert found.exponent == pytest.approx(expected.exponent)
+        assert found.cosine == pytest.approx(expected.cosine)
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match=r"of one size, got \(2, 2\) and \(6, 6\)"):
+            alignment(np.eye(2), self.matrix)
+        with pytest.raises(ValueError, match="k must be from 1 to the 6 dimensions, got 10"):
+            alignment(self.matrix, self.matrix)
+        with pytest.raises(ValueError, match="floor must be between 0 and 1, got 1"):
+            alignment(self.matrix, self.matrix, k=2, floor=1)
+        with pytest.raises(ValueError, match="curvature must have two positive eigenvalues above the floor"):
+            alignment(np.eye(6), -np.eye(6), k=2)
