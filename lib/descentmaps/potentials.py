@@ -398,7 +398,8 @@ def fokker_planck(
 
     J_i = b_i p - sum_j d(D_ij p) / dx_j with D = T B B', by finite volumes (Scharfetter and Gummel 1969): what leaves a
     cell enters its neighbor, and nothing passes the outer walls. Errors are of second order in the spacing; a landscape
-    under isotropic noise of one strength gets exactly its Gibbs density and no current. With ``n_rates`` also the
+    under isotropic noise of one strength gets exactly its Gibbs density and no current, as long as no ridge is over
+    about 20 T high: the solver loses the digits of rarer places. With ``n_rates`` also the
     slowest rates of decay, complex where the chains circulate. ValueError where D is not positive along an axis.
     """
     axes = _axes(grid)
