@@ -54,6 +54,7 @@ import sys
 sys.path.insert(0, {str(HERE)!r})
 import environments, run
 run.MAPS, run.DISTANCES, run.CIRCLE = environments.MAPS[:3], environments.DISTANCES[:2], environments.CIRCLE[:1]
+run.HESSIANS, run.NETWORKS = environments.HESSIANS[:2], run.NETWORKS[:1]
 run.main(run.arguments([*"--sizes 300x20 --rounds 1 --output {tmp_path}".split()]))
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -62,5 +63,7 @@ run.main(run.arguments([*"--sizes 300x20 --rounds 1 --output {tmp_path}".split()
     (size,) = results["parts"]["fits"]
     assert size["floor_ratio"] > 0
     assert len(size["rows"][0]["sines"]) == 2
+    (hessian,) = results["parts"]["hessians"]
+    assert max(row["error"] for row in hessian["rows"]) < 1e-6
     assert "| the floor |" in answer.stdout
     assert 'alt="Maps of ten coordinates' in (tmp_path / "report.html").read_text("utf-8")
