@@ -47,6 +47,15 @@ def test_the_page_darkens(page: Page, home: str) -> None:
     assert colors["light"] != colors["dark"]
 
 
+def test_pictures_are_not_dimmed_in_the_dark(page: Page, home: str) -> None:
+    page.add_init_script("localStorage.setItem('mode', 'dark'); localStorage.setItem('theme', 'dark')")
+    page.goto(f"{home}/notebooks/12-scale-and-dimension.html")
+    pictures = "figure.figure-card img, figure.scrubber img"
+    assert page.locator("figure.scrubber img").count()
+    filters = page.eval_on_selector_all(pictures, "images => images.map(image => getComputedStyle(image).filter)")
+    assert set(filters) == {"none"}
+
+
 def test_controls_have_names_that_contain_what_they_show(page: Page, home: str) -> None:
     page.goto(f"{home}/{TOUR}")
     wrong = page.evaluate(
