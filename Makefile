@@ -22,7 +22,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint format strip notebooks stored library executed run browser sweep bench serve publish clean
+.PHONY: help book test lint format strip notebooks stored library executed run pages browser sweep bench serve publish clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -35,7 +35,7 @@ book: $(STAMP) ## Run every notebook that changed and build the book
 	@$(BIN)/jupyter-book build -q -W --keep-going -n .
 	@printf '\nThe book is built. Open\n  %s\nor run\n  make serve\n' '$(PAGE)'
 
-test: lint stored library run browser ## Check everything: code, notebooks, the built book in a browser
+test: lint stored library run pages ## Check everything: code, notebooks, the built book in a browser
 	@printf '\nAll tests passed.\n'
 
 lint: $(STAMP) ## Check style, spelling and types
@@ -78,7 +78,9 @@ run: $(STAMP)
 	  $(MAKE) --no-print-directory executed; tested=$$?; \
 	  wait $$built && exit $$tested
 
-browser: $(STAMP) book
+browser: book pages
+
+pages: $(STAMP)
 	$(SAY) 'Testing the build and, in Chromium, the built book'
 	@$(PYTEST) -n auto tests/book
 
