@@ -97,8 +97,8 @@ def hessians(results: Result) -> Iterator[Table]:
     for size in results.get("hessians", []):
         rows = [(named(row), *ratio_cells(row), memory(row), error(row)) for row in size["rows"]]
         widths = "-".join(map(str, size["widths"]))
-        caption = f"Ten eigenvalues of a network {widths}, {size['parameters']:,} parameters. {our_time(size)}"
-        yield Table(f"hessians-{size['parameters']}", caption.replace(",", "\u202f", 1), head, rows)
+        caption = f"Ten eigenvalues of a network {widths}, {grouped(size['parameters'])} parameters. {our_time(size)}"
+        yield Table(f"hessians-{size['parameters']}", caption, head, rows)
 
 
 TABLES: dict[str, Callable[[Result], Iterator[Table]]] = {
@@ -149,7 +149,12 @@ def shape(size: Result) -> str:
 
 
 def points(size: Result) -> str:
-    return f"{size['points']:,} points in {size['dimension']:,} dimensions".replace(",", "\u202f")
+    return f"{grouped(size['points'])} points in {grouped(size['dimension'])} dimensions"
+
+
+def grouped(count: int) -> str:
+    """Its digits in groups of three."""
+    return f"{count:,}".replace(",", "\u202f")
 
 
 def our_time(size: Result) -> str:
