@@ -81,9 +81,9 @@ def squared_distances(
         raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
     prepare = partial(_centered, dtype=dtype) if device is None else _raw
     blocks = _blocks(arrays, dimension, int(block_bytes), prepare)
-    if device is not None:
-        return _on_device(blocks, device, dtype)
     rounding = ROUNDING if dtype == "float64" else SINGLE_ROUNDING
+    if device is not None:
+        return _on_device(blocks, device, dtype, rounding)
     return _among(blocks, n, rounding) if Y is None else _between(blocks, n, m, rounding)
 
 
@@ -136,7 +136,7 @@ def _from_products(
     products[products < sums] = 0
 
 
-def _on_device(blocks: Blocks, device: Any, dtype: str) -> NDArray[np.float64]:
+def _on_device(blocks: Blocks, device: Any, dtype: str, rounding: float) -> NDArray[np.float64]:
     """The same, centered, multiplied and finished on a torch device."""
     import torch
 
@@ -155,7 +155,7 @@ def _on_device(blocks: Blocks, device: Any, dtype: str) -> NDArray[np.float64]:
         _refuse(name, ~torch.isfinite(norm).cpu().numpy())
     sums = norms[0][:, None] + norms[1]
     d2 = product.mul_(-2).add_(sums)
-    d2[d2 < sums.mul_(ROUNDING if dtype == "float64" else SINGLE_ROUNDING)] = 0
+    d2[d2 < sums.mul_(rounding)] = 0
     if len(block) == 1:
         d2.triu_(1).add_(d2.T.clone())
     return d2.cpu().numpy()

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.sparse.linalg import eigs, spsolve
 
-from .quadratics import LeastSquares, Quadratic
+from .quadratics import LeastSquares, Quadratic, kept_points
 
 __all__ = [
     "Chains",
@@ -317,11 +317,10 @@ def langevin(
     ValueError where an argument has a wrong sign or shape, FloatingPointError where chains fly off to infinity.
     """
     steps = _steps(potential, temperature, time_step, _starts(start), rng, noise)
-    every = _count("n_steps" if every is None else "every", n_steps if every is None else every)
-    kept = [_starts(start), *itertools.islice(steps, every - 1, _count("n_steps", n_steps), every)]
-    if not np.isfinite(kept[-1]).all():
+    every, points = kept_points(_starts(start), steps, "n_steps", n_steps, every)
+    if not np.isfinite(points[-1]).all():
         raise FloatingPointError(f"chains flew off to infinity: time_step {time_step!r} is too long for this landscape")
-    return Chains(time_step * every * np.arange(len(kept), dtype=float), np.stack(kept))
+    return Chains(time_step * every * np.arange(len(points), dtype=float), points)
 
 
 def first_passage_times(
@@ -523,9 +522,3 @@ def _positive(name: str, number: float) -> float:
     if not (np.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a positive number, got {number!r}")
     return float(number)
-
-
-def _count(name: str, number: int) -> int:
-    if number != int(number) or number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {number!r}")
-    return int(number)

@@ -208,7 +208,7 @@ class LeastSquares:
     def noise_covariance(self, batch_size: int = 1) -> Array:
         """Covariance (D, D) of a minibatch's gradient at the minimum, drawn with replacement."""
         weighted = self.inputs * self.residuals[:, None]
-        return weighted.T @ weighted / len(weighted) / _size(batch_size)
+        return weighted.T @ weighted / len(weighted) / positive_count("batch_size", batch_size)
 
     def quadratic(self, batch_size: int) -> Quadratic:
         """The textbook stand-in: the same Hessian, and additive noise, frozen at what it is at the minimum."""
@@ -230,7 +230,7 @@ class LeastSquares:
         Samples are drawn with ``replacement``, or else each chain shuffles them anew for every epoch; samples left over
         at the end of an epoch, fewer than a batch, are dropped.
         """
-        x, size = self.inputs, _size(batch_size)
+        x, size = self.inputs, positive_count("batch_size", batch_size)
         if not replacement and size > len(x):
             raise ValueError(f"batch_size must not exceed {len(x)} samples without replacement, got {size}")
         theta = _starts(start, n_chains, x.shape[1])
@@ -263,7 +263,7 @@ class LeastSquares:
         squares = np.einsum("ni,nj->nij", x, x).reshape(len(x), -1)
         fourth = (squares.T @ squares / len(x)).reshape(2 * self.hessian.shape)  # mean of x_i x_k x_j x_l
         spread = fourth.transpose(0, 2, 1, 3).reshape(len(squares.T), -1) - np.kron(self.hessian, self.hessian)
-        return np.kron(shrink, shrink) + learning_rate**2 / _size(batch_size) * spread
+        return np.kron(shrink, shrink) + learning_rate**2 / positive_count("batch_size", batch_size) * spread
 
     def growth(self, learning_rate: float, batch_size: int) -> float:
         """Spectral radius of that operator: under 1 the second moment settles, above 1 it grows without bound."""
@@ -307,7 +307,12 @@ class LeastSquares:
         The law of small steps (Kühn and Rosenow 2023), good while eta h N / b is well under 1; see
         :func:`shuffling_ratio`.
         """
-        return learning_rate * np.linalg.eigvalsh(self.hessian) * len(self.inputs) / (3 * _size(batch_size))
+        return (
+            learning_rate
+            * np.linalg.eigvalsh(self.hessian)
+            * len(self.inputs)
+            / (3 * positive_count("batch_size", batch_size))
+        )
 
     def _curvatures(self) -> Array:
         values = _eigen("inputs", self.hessian)[0]
@@ -323,7 +328,7 @@ def shuffling_ratio(rates: ArrayLike, updates_per_epoch: int) -> Array:
     the covariance -1 / m of one's variance, up to 1 / N. For small m eta h the ratio is m eta h / 3: a Brownian bridge
     has a third of the variance that a walk of its mean length has. ValueError outside of these ranges.
     """
-    rate, m = np.asarray(rates, dtype=float)[..., None], _size(updates_per_epoch, "updates_per_epoch")
+    rate, m = np.asarray(rates, dtype=float)[..., None], positive_count("updates_per_epoch", updates_per_epoch)
     if not np.all((rate > 0) & (rate < 2)):
         raise ValueError(f"rates must lie between 0 and 2, got {rates!r}")
     powers = (1 - rate) ** np.arange(m)
@@ -346,7 +351,8 @@ def _eigen(name: str, matrix: ArrayLike) -> tuple[Array, Array]:
     return values, vectors
 
 
-def _size(number: int, name: str = "batch_size") -> int:
+def positive_count(name: str, number: int) -> int:
+    """The number as an int; ValueError, which names it, where it is no positive integer."""
     if number != int(number) or number < 1:
         raise ValueError(f"{name} must be a positive integer, got {number!r}")
     return int(number)
@@ -356,10 +362,18 @@ def _starts(start: ArrayLike, n_chains: int, dimensions: int) -> Array:
     points = np.asarray(start, dtype=float)
     if points.shape not in {(dimensions,), (n_chains, dimensions)}:
         raise ValueError(f"start must be ({dimensions},) or ({n_chains}, {dimensions}), got shape {points.shape}")
-    return np.broadcast_to(points, (_size(n_chains, "n_chains"), dimensions))
+    return np.broadcast_to(points, (positive_count("n_chains", n_chains), dimensions))
+
+
+def kept_points(start: Array, steps: Iterator[Array], name: str, number: int, every: int | None) -> tuple[int, Array]:
+    """Start and ``number`` steps, of which one in ``every`` is kept, or the last alone: that interval, and the points.
+
+    ``name`` is what the caller calls the number.
+    """
+    every = positive_count(name if every is None else "every", number if every is None else every)
+    return every, np.stack([start, *islice(steps, every - 1, positive_count(name, number), every)])
 
 
 def _keep(start: Array, steps: Iterator[Array], n_updates: int, every: int | None) -> Descent:
-    every = _size(n_updates if every is None else every, "n_updates" if every is None else "every")
-    kept = [start, *islice(steps, every - 1, _size(n_updates, "n_updates"), every)]
-    return Descent(np.arange(len(kept)) * every, np.stack(kept))
+    every, points = kept_points(start, steps, "n_updates", n_updates, every)
+    return Descent(np.arange(len(points)) * every, points)

@@ -17,7 +17,6 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +110,14 @@ def at_size(contenders: Sequence[Contender], size: tuple[int, int], options: arg
         load = os.getloadavg()[0]
         rows = interleaved(contenders, task, n, options.rounds, limits(options))
     floor = [contender.name for contender in environments.FLOORS if contender in contenders]
-    compared = compare(rows, contenders[0].name, floor)
+    return {"points": n, "dimension": dimension, "load": load} | scored(rows, contenders[0].name, floor, score)
+
+
+def scored(rows: list[Result], ours: str, floor: Sequence[str], score: Score) -> Result:
+    """The comparison of the rows, each with its score in place of its measurement."""
+    compared = compare(rows, ours, floor)
     compared["rows"] = [strip(row) | (score(row["measurement"]) if "measurement" in row else {}) for row in rows]
-    return {"points": n, "dimension": dimension, "load": load} | compared
+    return compared
 
 
 def fits(options: argparse.Namespace) -> Iterator[Result]:
@@ -180,7 +184,7 @@ def hessians(options: argparse.Namespace) -> Iterator[Result]:
     for widths in NETWORKS:
         with disk.scratch(0) as folder:
             path = folder / "problem.npz"
-            samples.trained_network(widths, path)
+            size = samples.trained_network(widths, path)
             task = {"points": str(path), "components": EIGENVALUES}
             bounds = Limits(options.limit, limits(options).gigabytes, 1)  # torch is faster with one thread at this size
             load = os.getloadavg()[0]
@@ -188,23 +192,17 @@ def hessians(options: argparse.Namespace) -> Iterator[Result]:
             if exact.answer is None:
                 raise RuntimeError(f"the reference eigenvalues could not be computed: {exact.failure}")
             rows = interleaved(HESSIANS, task, 0, options.rounds, bounds)
-        compared = compare(rows, HESSIANS[0].name, [HESSIANS[1].name])
-        for row in compared["rows"]:
-            if "measurement" in row and row["measurement"].answer is not None:
-                row["error"] = eigenvalue_error(row["measurement"].answer, exact.answer)
-        compared["rows"] = [strip(row) for row in compared["rows"]]
-        yield {"parameters": parameters_of(widths), "widths": widths, "load": load} | compared
+        compared = scored(rows, HESSIANS[0].name, [HESSIANS[1].name], partial(eigenvalue_error, exact.answer))
+        yield {"parameters": size, "widths": widths, "load": load} | compared
 
 
-def eigenvalue_error(found: samples.Array, exact: samples.Array) -> float:
+def eigenvalue_error(exact: samples.Array, found: Measurement) -> dict[str, Any]:
     """Largest error of an eigenvalue relative to itself; one that is missing counts as 0."""
+    if found.answer is None:
+        return {}
     padded = np.zeros(len(exact))
-    padded[: len(found)] = found[: len(exact)]
-    return float(np.abs(padded / exact - 1).max())
-
-
-def parameters_of(widths: Sequence[int]) -> int:
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+    padded[: len(found.answer)] = found.answer[: len(exact)]
+    return {"error": float(np.abs(padded / exact - 1).max())}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Result]]] = {

@@ -52,8 +52,8 @@ def embed(points: Array, dimension: int, path: Path, seed: int = 1) -> None:
     saved.flush()
 
 
-def trained_network(widths: Sequence[int], path: Path) -> None:
-    """Save a network that has learned digits for 500 updates, with its training data: the problem for a Hessian."""
+def trained_network(widths: Sequence[int], path: Path) -> int:
+    """Save a network that has learned digits for 500 updates, with its training data, for a Hessian; its size."""
     import torch
 
     from descentmaps.problems import digits, mlp, train
@@ -63,6 +63,7 @@ def trained_network(widths: Sequence[int], path: Path) -> None:
     train(model, torch.optim.SGD(model.parameters(), lr=0.1), data, 500)
     parameters = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     np.savez(path, widths=widths, parameters=parameters, inputs=data.inputs, targets=data.targets)
+    return len(parameters)
 
 
 def late_training(n: int = 300, dimension: int = 5000, seed: int = 0) -> NDArray[np.float32]:
