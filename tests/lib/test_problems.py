@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from descentmaps.problems import NETWORKS, DataSet, digits, minibatches, mlp, mnist1d, network, train
+from descentmaps.problems import NETWORKS, DataSet, cnn, digits, minibatches, mlp, mnist1d, network, train
 
 
 def test_digits_shapes_and_types():
@@ -127,6 +127,30 @@ def test_mnist1d_is_the_same_each_time_and_leaves_generators_alone():
 def test_mnist1d_refuses_uneven_classes(n_samples):
     with pytest.raises(ValueError, match="n_samples must be a positive multiple of 10"):
         mnist1d(n_samples)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_cnn_is_what_it_says(activation):
+    """Three convolutions with stride 2 and padding 1, written out as sums, then a linear layer."""
+    model = cnn(4, activation, seed=1)
+    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    *convolutions, matrix, offset = model.parameters()
+    signal = x[:, None]
+    for weight, bias in zip(convolutions[::2], convolutions[1::2], strict=True):
+        padded = torch.nn.functional.pad(signal, (1, 1))
+        windows = padded.unfold(2, weight.shape[2], 2)  # (n, channels, positions, width)
+        signal = torch.einsum("ncpw,dcw->ndp", windows, weight) + bias[:, None]
+        signal = signal.tanh() if activation == "tanh" else signal.clamp(min=0)
+    assert signal.shape == (3, 4, 5)
+    torch.testing.assert_close(model(x), signal.reshape(3, -1) @ matrix.T + offset)
+    assert sum(p.numel() for p in cnn().parameters()) == 1190
+
+
+def test_cnn_refuses():
+    with pytest.raises(ValueError, match="channels must be positive, got 0"):
+        cnn(0)
+    with pytest.raises(ValueError, match="activation must be 'tanh' or 'relu', got 'gelu'"):
+        cnn(4, "gelu")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
