@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Mapping
+import platform
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from numbers import Integral
+from os import PathLike
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 
-from .trajectory import Trajectory, layout_of
+from .buffer import Buffer
+from .sketch import CountSketch
+from .store import Store
+from .trajectory import Trajectory, layout_of, tensors_of
 
 __all__ = ["Recorder"]
+
+Form = tuple[torch.Size, torch.dtype]
 
 
 class Recorder:
@@ -31,96 +41,125 @@ class Recorder:
         trajectory = recorder.trajectory
 
     All parameters of the model are kept, frozen ones included, in the order of ``model.parameters()``, tied ones
-    once; buffers, such as the running means of batch normalisation, are not. What is counted is optimizer updates, not
-    batches: several backward passes before one step are one update, and so is one step of L-BFGS, whatever it tries
-    inside. An update that moves nothing, one that a gradient scaler skipped for instance, may leave a repeated point.
+    once; one that is added to the model later is appended, and is NaN in the snapshots before. What is counted is
+    optimizer updates, not batches: several backward passes before one step are one update, and so is one step of
+    L-BFGS, whatever it tries inside. Beside what is logged, two scalars come by themselves: ``learning_rate`` (with
+    ``learning_rate/1``, ... for further parameter groups) and ``unchanged``, 1 where the model stands where it stood at
+    the snapshot before: its gradients were empty, say, or a gradient scaler skipped the update.
 
     Parameters
     ----------
     model, optimizer
-        The module and the optimizer that trains it.
+        The module and the optimizer that trains it; or a list of optimizers that step in turn, of which the last one's
+        step ends an update.
     every
         Keep one snapshot in so many updates.
+    path
+        Write to a new Zarr store here, in whole blocks of about 16 MiB while training goes on; what is left is written
+        by :meth:`close`, or when Python exits. Another process can read the store at any time with
+        :meth:`Trajectory.open`; a process that is killed loses what came since the last block. Without a path, all is
+        kept in memory.
+    sketch
+        A :class:`CountSketch`: keep ``k`` numbers per snapshot instead of the parameters.
     scalars
         A function without arguments that returns a dict of numbers; called at each snapshot, for values too dear
         to compute at every update, such as the loss over the whole training set.
+    buffers
+        Keep the floating-point buffers too, such as the running means of batch normalization, after the parameters.
+    resume
+        Go on where the store at ``path`` ends; it must hold the same model.
+    start
+        Optimizer updates already done when the recorder is attached. By default none, or as many as the store says;
+        give it when you go on from a checkpoint older than the store's end. Nothing is overwritten.
 
     Raises
     ------
     TypeError
-        ``optimizer`` is no torch optimizer.
+        ``optimizer`` is no torch optimizer, ``sketch`` no sketch.
     ValueError
-        ``model`` has no parameters or others than real floating-point ones, ``optimizer`` trains none of them, or
-        ``every`` is below 1.
+        ``model`` has no parameters or others than real floating-point ones, ``optimizer`` trains none of them,
+        ``every`` is below 1, ``resume`` comes without a path, or the store holds another model or sketch.
+    FileExistsError, FileNotFoundError, OSError
+        At once, where ``path`` is taken, or with ``resume`` missing, or cannot be written.
     RuntimeError
-        From inside ``optimizer.step()``, where the model's parameters were replaced or changed their shape or type
-        after the recorder was attached.
+        From inside ``optimizer.step()``, where parameters were removed or changed their shape or type after the
+        recorder was attached.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where a block cannot be written in mid-training, on a full disk say. Training goes on, nothing more is
+        recorded, and :meth:`close` tries once more to write what was captured, then raises the error.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         every: int = 1,
-        *,
+        path: str | PathLike[str] | None = None,
+        sketch: CountSketch | None = None,
         scalars: Callable[[], Mapping[str, float]] | None = None,
+        *,
+        buffers: bool = False,
+        resume: bool = False,
+        start: int | None = None,
     ) -> None:
-        _check(model, optimizer, every)
+        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+        _check(model, optimizers, every, path, sketch, resume)
         self.every = int(every)
-        self._model = model
-        self._parameters = list(model.parameters())
-        self._forms = [(p.shape, p.dtype) for p in self._parameters]
-        self._layout = layout_of(model)
+        self._model, self._optimizers, self._with_buffers = model, list(optimizers), buffers
         self._evaluate = scalars
         self._pending: dict[str, float] = {}
-        self._logged: list[dict[str, float]] = []
-        self._updates: list[int] = []
-        self._done = 0
-        self._buffer = torch.empty(0, sum(p.numel() for p in self._parameters), dtype=_dtype(self._parameters))
-        self._hook: Any = optimizer.register_step_post_hook(self._after_step)
+        self._tensors = tensors_of(model, buffers)
+        self._forms, self._layout = _forms(self._tensors), layout_of(self._tensors)
+        self._header = _header(self._optimizers, self.every, buffers, sketch)
+        self._buffer = Buffer(self._tensors.values(), sketch)
+        if path is not None:
+            self._buffer.write_to(self._store(path, resume))
+            weakref.finalize(self, self._buffer.close).atexit = False  # for a recorder that is forgotten
+        self._done = self._buffer.last_update if start is None else int(start)
+        # The step may be compiled; what it calls here must not be.
+        self._hook: Any = self._optimizers[-1].register_step_post_hook(torch.compiler.disable(self._after_step))
 
     def log(self, **scalars: float) -> None:
         """Scalars that belong to the next snapshot; of a name logged twice before it, the last value counts.
 
         Numbers, or arrays and tensors of one element; TypeError for anything else. RuntimeError on a closed recorder.
         """
-        if self._hook is None:
-            raise RuntimeError("the recorder is closed: no next snapshot will come for these scalars")
+        self._refuse_if_closed("no next snapshot will come for these scalars")
         self._pending.update({name: _number(name, value) for name, value in scalars.items()})
 
     def snapshot(self) -> None:
         """Keep the model as it is now, beside those that the optimizer's updates bring: the start of a run, say.
 
-        RuntimeError on a closed recorder, or where the model's parameters were replaced.
+        RuntimeError on a closed recorder, or where the model's parameters were removed or changed their form.
         """
-        if self._hook is None:
-            raise RuntimeError("the recorder is closed: it takes no more snapshots")
-        self._notice_replaced_parameters()
-        self._make_room()
-        with torch.no_grad():
-            torch.cat([p.reshape(-1).cpu() for p in self._parameters], out=self._buffer[len(self._updates)])
-        if self._evaluate is not None:
-            self._pending.update({name: _number(name, value) for name, value in self._evaluate().items()})
-        self._logged.append(self._pending)
-        self._updates.append(self._done)
-        self._pending = {}
+        self._refuse_if_closed("it takes no more snapshots")
+        self._notice_changes()
+        self._buffer.copy(self._tensors.values())
+        self._keep()
 
     def close(self) -> None:
-        """Detach from the optimizer. What was captured stays; closing twice does nothing."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        """Detach from the optimizer and write what is left. What was captured stays; closing twice does nothing.
+
+        OSError where it cannot be written: it stays in memory, and closing again tries again.
+        """
+        self._detach()
+        self._buffer.close()
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates done: save it with a checkpoint, and give it back as ``start``."""
+        return self._done
 
     @property
     def trajectory(self) -> Trajectory:
         """What was captured so far, also while training goes on."""
-        names = dict.fromkeys(name for entry in self._logged for name in entry)
-        return Trajectory(
-            self._buffer[: len(self._updates)].numpy(),
-            np.array(self._updates, dtype=np.int64),
-            {name: np.array([entry.get(name, np.nan) for entry in self._logged]) for name in names},
-            self._layout,
-        )
+        if self._buffer.store is not None:
+            self._buffer.flush()
+            return Trajectory.open(self._buffer.store.path)
+        return Trajectory(*self._buffer.everything(), self._layout, header=self._header)
 
     def __enter__(self) -> Recorder:
         return self
@@ -133,45 +172,150 @@ class Recorder:
     def _after_step(self, *_: Any) -> None:
         self._done += 1
         if self._done % self.every == 0:
-            self.snapshot()
+            self._notice_changes()
+            self._pending["unchanged"] = float(self._buffer.copy(self._tensors.values()))
+            self._keep()
 
-    def _notice_replaced_parameters(self) -> None:
-        now = list(self._model.parameters())
-        same = len(now) == len(self._parameters) and all(map(operator.is_, now, self._parameters))
-        if not same or [(p.shape, p.dtype) for p in now] != self._forms:
+    def _keep(self) -> None:
+        """The point that was just copied, with its scalars."""
+        if self._evaluate is not None:
+            self._pending.update({name: _number(name, value) for name, value in self._evaluate().items()})
+        scalars, self._pending = self._pending | _learning_rates(self._optimizers), {}
+        try:
+            self._buffer.append(self._done, scalars)
+        except OSError as error:
+            self._detach()
+            warnings.warn(f"recording stopped at update {self._done}, training goes on: {error}", RuntimeWarning, 2)
+
+    def _notice_changes(self) -> None:
+        """Of parameters since the recorder was attached: those added join; none may be removed or change its form."""
+        now: list[torch.Tensor] = list(self._model.parameters())
+        if self._with_buffers:
+            now += [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
+        known = self._tensors.values()
+        if len(now) == len(known) and all(map(operator.is_, now, known)) and _same_forms(now, self._forms.values()):
+            return
+        tensors = tensors_of(self._model, self._with_buffers)
+        forms = _forms(tensors)
+        lost = [name for name, form in self._forms.items() if forms.get(name) != form]
+        if lost:
             raise RuntimeError(
-                f"model had {len(self._parameters)} parameters when the recorder was attached, and some of them were "
-                "added, removed or replaced since, or changed their shape or type: attach a new recorder afterwards"
+                f"model had {len(self._forms)} parameters when the recorder was attached, and since then {lost} were "
+                "removed or changed their shape or type: attach a new recorder afterwards"
             )
+        self._forms |= forms  # in the order in which they came
+        self._tensors = {name: tensors[name] for name in self._forms}
+        self._layout = layout_of(self._tensors)
+        self._buffer.widen(self._tensors.values())
+        if self._buffer.store is not None:
+            self._buffer.store.header["layout"] = self._layout  # written with the next block
 
-    def _make_room(self) -> None:
-        """Double the buffer when it is full; rows handed out before stay valid in the old one."""
-        rows = len(self._updates)
-        if rows == len(self._buffer):
-            grown = self._buffer.new_empty(max(64, 2 * rows), self._buffer.shape[1])
-            grown[:rows] = self._buffer
-            self._buffer = grown
+    def _store(self, path: str | PathLike[str], resume: bool) -> Store:
+        dtype = str(self._buffer.dtype).removeprefix("torch.")
+        if not resume:
+            return Store.create(path, {**self._header, "layout": self._layout}, self._buffer.width, dtype)
+        store = Store.open(path)
+        ours = {"layout": self._layout, "sketch": self._header["sketch"], "dtype": dtype}
+        theirs = {"layout": store.layout, "sketch": store.header["sketch"], "dtype": str(store.dtype)}
+        for name, value in ours.items():
+            if value != theirs[name]:
+                raise ValueError(f"path must hold a run with the same {name}, {value}, got {theirs[name]} at {path}")
+        return store
+
+    def _refuse_if_closed(self, consequence: str) -> None:
+        if self._hook is None:
+            raise RuntimeError(f"the recorder is closed: {consequence}")
+
+    def _detach(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
 
-def _check(model: torch.nn.Module, optimizer: torch.optim.Optimizer, every: int) -> None:
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+def _check(
+    model: torch.nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    every: int,
+    path: str | PathLike[str] | None,
+    sketch: CountSketch | None,
+    resume: bool,
+) -> None:
+    if not isinstance(optimizers, list | tuple) or not optimizers:
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer, or a list of them, got {type(optimizers).__name__}"
+        )
+    for optimizer in optimizers:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if not isinstance(every, Integral) or every < 1:
         raise ValueError(f"every must be a whole number of updates, at least 1, got {every!r}")
+    if sketch is not None and not isinstance(sketch, CountSketch):
+        raise TypeError(f"sketch must be a CountSketch, got {type(sketch).__name__}")
+    if resume and path is None:
+        raise ValueError("path must name the store to go on with where resume is given, got None")
     parameters = list(model.parameters())
     if not parameters:
         raise ValueError(f"model must have parameters to record, got a {type(model).__name__} without any")
     integer = [name for name, parameter in model.named_parameters() if not parameter.is_floating_point()]
     if integer:
         raise ValueError(f"model must have real floating-point parameters, got others in {integer}")
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     if trained.isdisjoint(map(id, parameters)):
         raise ValueError("optimizer must train parameters of model, got one that holds none of them")
 
 
-def _dtype(parameters: list[torch.nn.Parameter]) -> torch.dtype:
-    """float64 where any parameter is; half precision is widened, which is exact."""
-    return torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
+def _forms(tensors: Mapping[str, torch.Tensor]) -> dict[str, Form]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _same_forms(tensors: Iterable[torch.Tensor], forms: Iterable[Form]) -> bool:
+    return all(tensor.shape == shape and tensor.dtype == dtype for tensor, (shape, dtype) in zip(tensors, forms))  # noqa: B905
+
+
+def _header(
+    optimizers: Sequence[torch.optim.Optimizer], every: int, buffers: bool, sketch: CountSketch | None
+) -> dict[str, Any]:
+    """How a run was recorded, in what JSON can hold."""
+    settings = [
+        {
+            "name": type(optimizer).__name__,
+            "groups": [
+                {key: _plain(value) for key, value in group.items() if key != "params"}
+                for group in optimizer.param_groups
+            ],
+        }
+        for optimizer in optimizers
+    ]
+    return {
+        "optimizers": settings,
+        "every": every,
+        "buffers": buffers,
+        "sketch": None if sketch is None else {"k": sketch.k, "seed": sketch.seed},
+        "seed": torch.initial_seed(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("descentmaps", "torch", "numpy")},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it: what is no number, text or list, and infinity too, as text."""
+    if torch.is_tensor(value) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)
+
+
+def _learning_rates(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, float]:
+    """``learning_rate`` of the first parameter group, ``learning_rate/1`` of the next, where they have one."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return {
+        f"learning_rate/{i}" if i else "learning_rate": float(group["lr"])
+        for i, group in enumerate(groups)
+        if "lr" in group
+    }
 
 
 def _number(name: str, value: float) -> float:

@@ -350,17 +350,15 @@ class TestClose:
 
 class TestChangedModel:
     @pytest.mark.parametrize(
-        "change",
+        ("change", "name"),
         [
-            lambda m: setattr(m[0], "bias", nn.Parameter(m[0].bias.detach().clone())),
-            lambda m: m.append(nn.Linear(1, 1, dtype=torch.float64)),
-            lambda m: setattr(m[2], "bias", None),
-            lambda m: m[2].float(),
-            lambda m: setattr(m[2].bias, "data", torch.zeros(2, dtype=torch.float64)),
+            (lambda m: setattr(m[2], "bias", None), "2.bias"),
+            (lambda m: m[2].float(), "2.weight"),
+            (lambda m: setattr(m[2].bias, "data", torch.zeros(2, dtype=torch.float64)), "2.bias"),
         ],
-        ids=["replaced", "added", "removed", "other type", "other shape"],
+        ids=["removed", "other type", "other shape"],
     )
-    def test_is_noticed(self, change):
+    def test_is_noticed(self, change, name):
         model = mlp(3, 4, 1)
         optimizer = sgd(model)
         recorder = Recorder(model, optimizer)
@@ -368,15 +366,132 @@ class TestChangedModel:
         change(model)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        with pytest.raises(RuntimeError, match="model had 4 parameters when the recorder was attached"):
+        with pytest.raises(RuntimeError, match=rf"model had 4 parameters when .* since then \['{name}'.* were removed"):
             optimizer.step()
         assert recorder.trajectory.updates.tolist() == [1, 2]
+
+    def test_parameters_that_take_anothers_place_are_followed(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        train(model, optimizer, 2)
+        model[0].bias = nn.Parameter(torch.ones(4, dtype=torch.float64))
+        train(model, optimizer, 2)
+        assert recorder.trajectory.points[2:, 12:16].tolist() == [[1.0] * 4] * 2  # no optimizer moves it
+
+    def test_late_parameters_are_nan_before_they_came(self):
+        model = nn.ModuleDict({"b": mlp(3, 4, 1)})
+        optimizer = sgd(model, lr=0.01)
+        recorder = Recorder(model, optimizer, every=2)
+        before = train(model["b"], optimizer, 4)
+        model["a"] = nn.Linear(1, 2, dtype=torch.float64)
+        optimizer.add_param_group({"params": model["a"].parameters()})
+        after = train(model["b"], optimizer, 4)
+        trajectory = recorder.trajectory
+        assert trajectory.points.shape == (4, 25)
+        assert [name for name, _, _ in trajectory.layout][-2:] == ["a.weight", "a.bias"]
+        assert np.array_equal(trajectory.points[:, :21], np.vstack([before, after])[1::2])
+        assert np.isnan(trajectory.points[:2, 21:]).all()
+        late = np.concatenate([model["a"].weight.detach().ravel(), model["a"].bias.detach()])
+        assert np.array_equal(trajectory.points[2:, 21:], [late, late])
+        with pytest.raises(ValueError, match=r"snapshot 1 must hold every parameter, but \['a.weight', 'a.bias'\] did"):
+            trajectory.restore(model, 1)
+        trajectory.restore(model, 2)
+        assert np.array_equal(flat(model["b"]), after[1])
+
+
+class TestUnchanged:
+    def test_steps_without_gradients_are_marked(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        optimizer.step()  # no gradients yet
+        train(model, optimizer, 2)
+        optimizer.zero_grad()
+        optimizer.step()
+        train(model, optimizer, 1)
+        assert recorder.trajectory.scalars["unchanged"].tolist() == [1, 0, 0, 1, 0]
+
+    def test_a_frozen_beginning_is_no_standstill(self):
+        model = mlp(3, 40, 1)
+        for parameter in model[0].parameters():
+            parameter.requires_grad_(False)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        train(model, optimizer, 3)
+        assert recorder.trajectory.scalars["unchanged"].tolist() == [0, 0, 0]
+
+
+def test_learning_rates_come_by_themselves():
+    model = mlp(3, 4, 1)
+    groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.01}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.5)
+    recorder = Recorder(model, optimizer)
+    train(model, optimizer, 4, after=lambda _: scheduler.step())
+    np.testing.assert_allclose(recorder.trajectory.scalars["learning_rate"], [0.1, 0.1, 0.05, 0.05])
+    np.testing.assert_allclose(recorder.trajectory.scalars["learning_rate/1"], [0.01, 0.01, 0.005, 0.005])
+
+
+def test_two_optimizers_are_recorded_once_per_iteration():
+    model = mlp(3, 4, 1)
+    first, second = sgd(model[0]), torch.optim.Adam(model[2].parameters(), lr=0.01)
+    recorder = Recorder(model, [first, second])
+    copies = []
+    for x, y in batches(4):
+        first.zero_grad(), second.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        first.step(), second.step()
+        copies.append(flat(model))
+    assert np.array_equal(recorder.trajectory.points, copies)
+    assert recorder.trajectory.updates.tolist() == [1, 2, 3, 4]
+    assert recorder.trajectory.scalars["learning_rate/1"].tolist() == [0.01] * 4
+
+
+def test_buffers_on_request():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    optimizer = sgd(model)
+    recorder = Recorder(model, optimizer, buffers=True)
+    train(model, optimizer, 3)
+    trajectory = recorder.trajectory
+    assert [name for name, _, _ in trajectory.layout][-2:] == ["1.running_mean", "1.running_var"]
+    assert np.array_equal(trajectory.points[2, 29:33], model[1].running_mean)
+    mean = model[1].running_mean.clone()
+    train(model, optimizer, 1)
+    trajectory.restore(model, 2)
+    assert torch.equal(model[1].running_mean, mean)
+
+
+def test_start_goes_on_counting_after_a_checkpoint():
+    model = mlp(3, 4, 1)
+    optimizer = sgd(model)
+    first = Recorder(model, optimizer, every=2)
+    train(model, optimizer, 5)
+    first.close()
+    second = Recorder(model, optimizer, every=2, start=first.updates)
+    train(model, optimizer, 5)
+    assert second.trajectory.updates.tolist() == [6, 8, 10]
+
+
+def test_header_tells_how_it_was_recorded():
+    model = mlp(3, 4, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.8, 0.9))
+    header = Recorder(model, optimizer, every=3).trajectory.header
+    (settings,) = header["optimizers"]
+    assert settings["name"] == "Adam"
+    assert settings["groups"][0]["betas"] == [0.8, 0.9]
+    assert settings["groups"][0]["lr"] == 0.01
+    assert header["every"] == 3
+    assert header["seed"] == torch.initial_seed()
+    assert header["versions"]["torch"] == torch.__version__
 
 
 class TestBadInput:
     def test_optimizer(self):
         model = mlp(3, 4, 1)
-        with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got Adamant"):
+        with pytest.raises(
+            TypeError, match=r"optimizer must be a torch.optim.Optimizer, or a list of them, got Adamant"
+        ):
             Recorder(model, type("Adamant", (), {})())
         with pytest.raises(ValueError, match="optimizer must train parameters of model"):
             Recorder(model, sgd(mlp(3, 4, 1)))
@@ -395,3 +510,12 @@ class TestBadInput:
         model = mlp(3, 4, 1)
         with pytest.raises(ValueError, match="every must be a whole number of updates"):
             Recorder(model, sgd(model), every=every)
+
+    def test_the_rest(self):
+        model = mlp(3, 4, 1)
+        with pytest.raises(TypeError, match="sketch must be a CountSketch, got int"):
+            Recorder(model, sgd(model), sketch=64)
+        with pytest.raises(ValueError, match="path must name the store to go on with"):
+            Recorder(model, sgd(model), resume=True)
+        with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got str"):
+            Recorder(model, ["SGD"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from descentmaps import Recorder, Trajectory
 from descentmaps.problems import mlp
-from descentmaps.trajectory import layout_of
+from descentmaps.trajectory import layout_of, tensors_of
 
 
 def make(n=10, d=6, names=("loss",), offset=0.0):
@@ -124,7 +124,7 @@ class TestRestore:
     def test_each_coordinate_goes_where_it_came_from(self):
         model = mlp(2, 3, 1)
         size = sum(p.numel() for p in model.parameters())
-        Trajectory(np.arange(float(size))[None], [0], {}, layout_of(model)).restore(model, 0)
+        Trajectory(np.arange(float(size))[None], [0], {}, layout_of(tensors_of(model))).restore(model, 0)
         assert torch.cat([p.detach().ravel() for p in model.parameters()]).tolist() == list(range(size))
         assert model[0].weight.tolist() == [[0, 1], [2, 3], [4, 5]]
 
