@@ -112,6 +112,7 @@ class Recorder:
         self._evaluate = scalars
         self._pending: dict[str, float] = {}
         self._tensors = tensors_of(model, buffers)
+        self._seen: list[torch.Tensor] = list(self._tensors.values())  # in the model's order
         self._forms, self._layout = _forms(self._tensors), layout_of(self._tensors)
         self._header = _header(self._optimizers, self.every, buffers, sketch)
         self._buffer = Buffer(self._tensors.values(), sketch)
@@ -192,8 +193,8 @@ class Recorder:
         now: list[torch.Tensor] = list(self._model.parameters())
         if self._with_buffers:
             now += [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
-        known = self._tensors.values()
-        if len(now) == len(known) and all(map(operator.is_, now, known)) and _same_forms(now, self._forms.values()):
+        same = len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
+        if same and _same_forms(self._tensors.values(), self._forms.values()):
             return
         tensors = tensors_of(self._model, self._with_buffers)
         forms = _forms(tensors)
@@ -203,8 +204,15 @@ class Recorder:
                 f"model had {len(self._forms)} parameters when the recorder was attached, and since then {lost} were "
                 "removed or changed their shape or type: attach a new recorder afterwards"
             )
-        self._forms |= forms  # in the order in which they came
+        added = {name: form for name, form in forms.items() if name not in self._forms}
+        wide = [name for name, (_, dtype) in added.items() if dtype == torch.float64 != self._buffer.dtype]
+        if wide:
+            raise RuntimeError(f"model is recorded in float32, and {wide} came in float64: attach a new recorder")
+        self._seen = now
+        self._forms |= added  # at the end, whatever their place in the model
         self._tensors = {name: tensors[name] for name in self._forms}
+        if not added:
+            return
         self._layout = layout_of(self._tensors)
         self._buffer.widen(self._tensors.values())
         if self._buffer.store is not None:
@@ -216,7 +224,7 @@ class Recorder:
             return Store.create(path, {**self._header, "layout": self._layout}, self._buffer.width, dtype)
         store = Store.open(path)
         ours = {"layout": self._layout, "sketch": self._header["sketch"], "dtype": dtype}
-        theirs = {"layout": store.layout, "sketch": store.header["sketch"], "dtype": str(store.dtype)}
+        theirs = {"layout": store.layout, "sketch": store.header.get("sketch"), "dtype": str(store.dtype)}
         for name, value in ours.items():
             if value != theirs[name]:
                 raise ValueError(f"path must hold a run with the same {name}, {value}, got {theirs[name]} at {path}")

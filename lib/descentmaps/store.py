@@ -93,13 +93,14 @@ class Store:
     def read(self) -> tuple[Any, NDArray[np.int64], dict[str, NDArray[np.float64]], NDArray[np.int64] | None]:
         """Points, as a Zarr array (T, D); updates (T,); scalars, each (T,); labels of runs (T,), None for a single run.
 
-        All as of one commit.
+        All as of one commit, and :attr:`header` with them.
         """
         import zarr  # half a second that those who record in memory need not wait
 
         group: Any = zarr.open_group(str(self.path), mode="r", use_consolidated=True)
+        self.header = dict(group.attrs)
         table = group["scalars"][:]
-        scalars = {name: table[:, i] for i, name in enumerate(group.attrs["scalars"][: table.shape[1]])}
+        scalars = {name: table[:, i] for i, name in enumerate(self.header["scalars"][: table.shape[1]])}
         return group["points"], group["updates"][:], scalars, group["run"][:] if "run" in group else None
 
     @property

@@ -399,6 +399,32 @@ class TestChangedModel:
         trajectory.restore(model, 2)
         assert np.array_equal(flat(model["b"]), after[1])
 
+    def test_late_parameters_in_the_midst_of_the_model_join_at_the_end_too(self):
+        model = nn.Sequential()
+        model.register_module("early", None)
+        model.register_module("late", nn.Linear(2, 1, dtype=torch.float64))
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        optimizer.step()
+        model.early = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+        for _ in range(3):
+            optimizer.step()
+        trajectory = recorder.trajectory
+        assert next(name for name, _ in model.named_parameters()) == "early.weight"
+        assert [name for name, _, _ in trajectory.layout] == ["late.weight", "late.bias", "early.weight"]
+        late = model.late.weight.detach().ravel().tolist() + model.late.bias.tolist()
+        np.testing.assert_array_equal(trajectory.points[0], [*late, np.nan])
+        assert trajectory.points[1:].tolist() == [[*late, model.early.weight.item()]] * 3
+        assert trajectory.scalars["unchanged"].tolist() == [1, 0, 1, 1]
+
+    def test_late_parameters_must_not_be_wider(self):
+        model = mlp(3, 4, 1).float()
+        optimizer = sgd(model)
+        Recorder(model, optimizer)
+        model.append(nn.Linear(1, 1, dtype=torch.float64))
+        with pytest.raises(RuntimeError, match=r"model is recorded in float32, and \['3.weight', '3.bias'\] came in"):
+            optimizer.step()
+
 
 class TestUnchanged:
     def test_steps_without_gradients_are_marked(self):
