@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import platform
 import warnings
 import weakref
@@ -43,9 +42,10 @@ class Recorder:
     All parameters of the model are kept, frozen ones included, in the order of ``model.parameters()``, tied ones
     once; one that is added to the model later is appended, and is NaN in the snapshots before. What is counted is
     optimizer updates, not batches: several backward passes before one step are one update, and so is one step of
-    L-BFGS, whatever it tries inside. Beside what is logged, two scalars come by themselves: ``learning_rate`` (with
-    ``learning_rate/1``, ... for further parameter groups) and ``unchanged``, 1 where the model stands where it stood at
-    the snapshot before: its gradients were empty, say, or a gradient scaler skipped the update.
+    L-BFGS, whatever it tries inside. (An optimizer whose ``step`` calls that of its parent class counts both, where
+    torch has put its hooks on both classes.) Beside what is logged, two scalars come by themselves: ``learning_rate``
+    (with ``learning_rate/1``, ... for further parameter groups) and ``unchanged``, 1 where the model stands where it
+    stood at the snapshot before: its gradients were empty, say, or a gradient scaler skipped the update.
 
     Parameters
     ----------
@@ -112,7 +112,8 @@ class Recorder:
         self._evaluate = scalars
         self._pending: dict[str, float] = {}
         self._tensors = tensors_of(model, buffers)
-        self._seen: list[torch.Tensor] = list(self._tensors.values())  # in the model's order
+        self._modules = list(model.modules())
+        self._members = self._census()
         self._forms, self._layout = _forms(self._tensors), layout_of(self._tensors)
         self._header = _header(self._optimizers, self.every, buffers, sketch)
         self._buffer = Buffer(self._tensors.values(), sketch)
@@ -190,11 +191,8 @@ class Recorder:
 
     def _notice_changes(self) -> None:
         """Of parameters since the recorder was attached: those added join; none may be removed or change its form."""
-        now: list[torch.Tensor] = list(self._model.parameters())
-        if self._with_buffers:
-            now += [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
-        same = len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
-        if same and _same_forms(self._tensors.values(), self._forms.values()):
+        members = self._census()
+        if members == self._members and _same_forms(self._tensors.values(), self._forms.values()):
             return
         tensors = tensors_of(self._model, self._with_buffers)
         forms = _forms(tensors)
@@ -208,7 +206,8 @@ class Recorder:
         wide = [name for name, (_, dtype) in added.items() if dtype == torch.float64 != self._buffer.dtype]
         if wide:
             raise RuntimeError(f"model is recorded in float32, and {wide} came in float64: attach a new recorder")
-        self._seen = now
+        self._modules = list(self._model.modules())
+        self._members = self._census()
         self._forms |= added  # at the end, whatever their place in the model
         self._tensors = {name: tensors[name] for name in self._forms}
         if not added:
@@ -217,6 +216,11 @@ class Recorder:
         self._buffer.widen(self._tensors.values())
         if self._buffer.store is not None:
             self._buffer.store.header["layout"] = self._layout  # written with the next block
+
+    def _census(self) -> list[int]:
+        """Who stands in the model, by identity: a look at its modules' own tables is far cheaper than a walk."""
+        kinds = ("_parameters", "_modules", "_buffers") if self._with_buffers else ("_parameters", "_modules")
+        return [id(member) for module in self._modules for kind in kinds for member in getattr(module, kind).values()]
 
     def _store(self, path: str | PathLike[str], resume: bool) -> Store:
         dtype = str(self._buffer.dtype).removeprefix("torch.")
@@ -322,7 +326,7 @@ def _learning_rates(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, fl
     return {
         f"learning_rate/{i}" if i else "learning_rate": float(group["lr"])
         for i, group in enumerate(groups)
-        if "lr" in group
+        if group.get("lr") is not None
     }
 
 

@@ -459,6 +459,17 @@ def test_learning_rates_come_by_themselves():
     np.testing.assert_allclose(recorder.trajectory.scalars["learning_rate/1"], [0.01, 0.01, 0.005, 0.005])
 
 
+def test_groups_without_a_learning_rate_have_none():
+    model = mlp(3, 4, 1)
+    groups = [{"params": model[0].parameters(), "lr": 0.5}, {"params": model[2].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    recorder = Recorder(model, optimizer)
+    optimizer.param_groups[1]["lr"] = None
+    optimizer._optimizer_step_post_hooks[next(iter(optimizer._optimizer_step_post_hooks))](optimizer, (), {})
+    assert recorder.trajectory.scalars["learning_rate"].tolist() == [0.5]
+    assert "learning_rate/1" not in recorder.trajectory.scalars
+
+
 def test_two_optimizers_are_recorded_once_per_iteration():
     model = mlp(3, 4, 1)
     first, second = sgd(model[0]), torch.optim.Adam(model[2].parameters(), lr=0.01)
