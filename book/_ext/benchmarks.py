@@ -2,7 +2,7 @@
 
 The page is made from ``ledger/benchmarks.json``, which is committed: no one needs to measure to build the book. The
 directive ``{benchmarks} PART`` shows one part of it: fits, distances, refits, disk, circle, late_training, hessians,
-picture or machine. A part that was never measured says so.
+capture, picture or machine. A part that was never measured says so.
 """
 
 from __future__ import annotations
@@ -101,6 +101,18 @@ def hessians(results: Result) -> Iterator[Table]:
         yield Table(f"hessians-{size['parameters']}", caption, head, rows)
 
 
+def capture(results: Result) -> Iterator[Table]:
+    head = ("Kept after every update", "Time, nothing = 1", "CPU time, nothing = 1", "Bytes a snapshot", "Memory (MB)")
+    for size in results.get("capture", []):
+        rows = [(row["name"], *ratio_cells(row), kept(row), memory(row)) for row in size["rows"]]
+        bare = size["rows"][0]
+        what = f"{size['network']} of {grouped(size['parameters'])} parameters, {grouped(size['updates'])} updates."
+        time = (
+            bare["failure"] or f"Without a capture, one takes {1000 * bare['bare_seconds'] / size['updates']:.2g} ms."
+        )
+        yield Table(f"capture-{size['parameters']}", f"{what} {time}", head, rows)
+
+
 TABLES: dict[str, Callable[[Result], Iterator[Table]]] = {
     "fits": fits,
     "distances": distances,
@@ -109,6 +121,7 @@ TABLES: dict[str, Callable[[Result], Iterator[Table]]] = {
     "circle": circle,
     "late_training": late_training,
     "hessians": hessians,
+    "capture": capture,
 }
 
 
@@ -122,6 +135,10 @@ def ratio_cells(row: Result) -> tuple[str, str]:
 
 def memory(row: Result) -> str:
     return "" if row.get("peak_mb") is None else f"{row['peak_mb']:.0f}"
+
+
+def kept(row: Result) -> str:
+    return grouped(round(row["bytes"])) if row.get("bytes") else ""
 
 
 def sines(row: Result) -> str:
@@ -170,9 +187,11 @@ def machine(results: Result) -> str:
     versions: dict[str, str] = {}
     blas: set[str] = set()
     loads = [
-        size["load"] for part in ("fits", "refits", "distances", "hessians") for size in results["parts"].get(part, [])
+        size["load"]
+        for part in ("fits", "refits", "distances", "hessians", "capture")
+        for size in results["parts"].get(part, [])
     ]
-    for part in ("fits", "distances", "hessians"):
+    for part in ("fits", "distances", "hessians", "capture"):
         for row in (row for size in results["parts"].get(part, []) for row in size["rows"]):
             versions |= {name: version for name, version in row.get("versions", {}).items() if name in row_package(row)}
             blas |= set(row.get("blas", []))

@@ -35,6 +35,7 @@ PINS: dict[str, tuple[str, ...]] = {
     "hessian-eigenthings": ("hessian-eigenthings==1.0.0a5", *TORCH),
     "pyhessian": ("pyhessian==0.1", *TORCH),
     "nngeom": ("nngeom==0.2.0", *TORCH),
+    "safetensors": ("safetensors==0.8.0", *TORCH[:2]),
 }
 #: They choose a slower or an older kernel than the processor has, for reasons that are not ours to keep here.
 OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "PYTHONPATH")
@@ -115,6 +116,22 @@ HESSIANS = (
 )
 
 
+def _capture(name: str, call: str, package: str = OURS) -> Contender:
+    return Contender(name, package, call, module="capture_contenders")
+
+
+CAPTURES = (
+    _capture("nothing", "bare"),
+    _capture("Recorder, in memory", "recorder"),
+    _capture("Recorder, to disk", "recorder_on_disk"),
+    _capture("Recorder, CountSketch(1024)", "recorder_sketched"),
+    _capture("list of deepcopy(state_dict())", "deepcopied"),
+    _capture("list of parameters_to_vector()", "vectors"),
+    _capture("torch.save(), a file each", "torch_files"),
+    _capture("safetensors, a file each", "safetensors_files", "safetensors"),
+)
+
+
 class NoEnvironment(Exception):
     """A peer did not install; says why."""
 
@@ -168,7 +185,7 @@ def run(contender: Contender, task: dict[str, Any], limits: Limits, script: str 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = {"result": str(folder / "result.json"), "answer": str(folder / "answer.npy")}
-        packages = [contender.package, "numpy", "scipy", "scikit-learn"]
+        packages = [contender.package, "numpy", "scipy", "scikit-learn", "torch"]
         (folder / "task.json").write_text(
             json.dumps(
                 {"module": contender.module, "call": contender.call, "packages": packages, "keep": True} | task | files

@@ -29,7 +29,19 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "book" / "_ext"))
 import disk
 import environments
 import samples
-from environments import BUILD, CIRCLE, DISTANCES, HESSIANS, MAPS, REFITS, ROOT, Contender, Limits, Measurement
+from environments import (
+    BUILD,
+    CAPTURES,
+    CIRCLE,
+    DISTANCES,
+    HESSIANS,
+    MAPS,
+    REFITS,
+    ROOT,
+    Contender,
+    Limits,
+    Measurement,
+)
 
 import benchmarks as page
 
@@ -37,6 +49,8 @@ SIZES = ((1000, 10_000), (4000, 1000), (10_000, 1000), (2000, 100_000))
 LARGE = (2000, 1_000_000)
 NETWORKS = ((64, 16, 10), (64, 128, 64, 10))  # layer widths of the networks whose Hessians are looked at
 EIGENVALUES = 10
+LOOPS = {"MLP": 2000, "CNN": 300}  # networks that are captured, and for how many updates
+WARM_UP = 20  # updates before those that are timed: few, so that none of them finds memory that is in use already
 SLOW = 15  # seconds beyond which one round is enough
 LARGE_LIMIT = 1800  # seconds
 Score = Callable[[Measurement], dict[str, Any]]
@@ -56,7 +70,8 @@ def interleaved(contenders: Sequence[Contender], task: Result, n: int, rounds: i
         found = environments.run(contender, task, limits)
         row["failure"] = found.failure
         if not found.failure:
-            row["rounds"].append({"round": turn} | {k: found.result[k] for k in ("seconds", "cpu_seconds", "peak_mb")})
+            numbers = {k: value for k, value in found.result.items() if k not in ("versions", "blas")}
+            row["rounds"].append({"round": turn} | numbers)
             row |= {"versions": found.result["versions"], "blas": found.result["blas"], "measurement": found}
     return list(rows.values())
 
@@ -205,6 +220,31 @@ def eigenvalue_error(exact: samples.Array, found: Measurement) -> dict[str, Any]
     return {"error": float(np.abs(padded / exact - 1).max())}
 
 
+def captures(options: argparse.Namespace) -> Iterator[Result]:
+    """A training loop that keeps nothing, and the same with the ways of keeping every update's parameters."""
+    for network, updates in LOOPS.items():
+        with disk.scratch(0) as folder:
+            path = folder / "problem.npz"
+            size = samples.training_loop(network, path)
+            task = {"points": str(path), "components": updates, "warm_up": WARM_UP}
+            load = os.getloadavg()[0]
+            rows = interleaved(CAPTURES, task, 0, options.rounds, Limits(options.limit, limits(options).gigabytes, 1))
+        found = {"network": network, "parameters": size, "updates": updates, "load": load}
+        yield found | {"rows": [beside_bare(strip(row)) for row in rows]}
+
+
+def beside_bare(row: Result) -> Result:
+    """The row with its medians; ratios are taken within a process, which ran the bare loop in turn with its own."""
+    if row["failure"]:
+        return row
+    columns = {key: [taken[key] for taken in row["rounds"]] for key in row["rounds"][0] if key != "round"}
+    for name, key in (("ratio", "seconds"), ("cpu_ratio", "cpu_seconds")):
+        columns[name] = [a / b for a, b in zip(columns[key], columns[f"bare_{key}"], strict=True)]
+    peaks = [peak for peak in columns.pop("peak_mb") if peak is not None]
+    medians = {key: statistics.median(values) for key, values in columns.items()}
+    return row | medians | {"peak_mb": max(peaks, default=None)}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Result]]] = {
     "fits": fits,
     "refits": refits,
@@ -212,6 +252,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Result]]] = {
     "late_training": late_training,
     "circle": circle,
     "hessians": hessians,
+    "capture": captures,
     "disk": from_disk,
 }
 
@@ -254,6 +295,20 @@ def merged(before: list[Result], measured: list[Result]) -> list[Result]:
     return sorted([*kept, *measured], key=size_of)
 
 
+def beside_published(results: Result, path: Path) -> Result:
+    """The results, and what was published before from the same machine and was not measured again.
+
+    SystemExit where parts would be lost, because they come from another machine.
+    """
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {"dates": {}, "parts": {}}
+    if any(before.get(key) != results[key] for key in ("machine", "threads")):
+        if lost := sorted(before["parts"].keys() - results["parts"].keys()):
+            sys.exit(f"not published: {path} has {', '.join(lost)} from another machine, measure them here too")
+        return results
+    parts = {name: merged(before["parts"].get(name, []), found) for name, found in results["parts"].items()}
+    return results | {"dates": before["dates"] | results["dates"], "parts": before["parts"] | parts}
+
+
 def size_of(found: Result) -> int:
     return int(found.get("points", 0) ** 2 * found.get("dimension", 0)) or int(found.get("parameters", 0))
 
@@ -294,6 +349,7 @@ def arguments(words: Iterable[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--large", action="store_true", help="also 8 GB of points from disk")
     parser.add_argument("--large-size", type=pairs, default=LARGE, metavar="TxD", help=argparse.SUPPRESS)
     parser.add_argument("--publish", action="store_true", help="write ledger/benchmarks.json, shown in the book")
+    parser.add_argument("--ledger", type=Path, default=ROOT / "ledger" / "benchmarks.json", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=BUILD, help="folder for the results")
     options = parser.parse_args(None if words is None else list(words))
     options.parts = [*options.parts, *(["disk"] if options.large and "disk" not in options.parts else [])]
@@ -314,7 +370,7 @@ def main(options: argparse.Namespace) -> None:
             write(path, results)
     report(results, options.output)
     if options.publish:
-        write(ROOT / "ledger" / "benchmarks.json", rounded(results))
+        write(options.ledger, rounded(beside_published(results, options.ledger)))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,16 @@ def trained_network(widths: Sequence[int], path: Path) -> int:
     return len(parameters)
 
 
+def training_loop(name: str, path: Path, n: int = 1024, seed: int = 0) -> int:
+    """Save a network's name, random images of 8 x 8 with labels, and a folder to write to; the network's size."""
+    from capture_contenders import network
+
+    rng = np.random.default_rng(seed)
+    inputs, targets = rng.random((n, 64), dtype=np.float32), rng.integers(0, 10, n)
+    np.savez(path, network=name, inputs=inputs, targets=targets, folder=str(path.parent))
+    return sum(parameter.numel() for parameter in network(name).parameters())
+
+
 def late_training(n: int = 300, dimension: int = 5000, seed: int = 0) -> NDArray[np.float32]:
     """Snapshots whose steps are a millionth of their norm, as late in training."""
     rng = np.random.default_rng(seed)

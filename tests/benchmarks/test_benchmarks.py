@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
+MEASURED_ON = {"machine": {"cores": 2}, "threads": 2}
 
 
 @pytest.fixture
@@ -48,6 +49,34 @@ def test_a_ratio_is_taken_within_rounds(run) -> None:
     assert found["floor_ratio"] == 2
 
 
+class TestPublishing:
+    def publish(self, run, path: Path, before: dict, measured: dict) -> dict:
+        path.write_text(json.dumps({"dates": {}, "parts": {}} | before), "utf-8")
+        return run.beside_published(MEASURED_ON | {"dates": dict.fromkeys(measured, "now"), "parts": measured}, path)
+
+    def test_keeps_what_was_not_measured_again(self, run, tmp_path: Path) -> None:
+        before = {"circle": [{"name": "ours"}], "capture": [{"parameters": 1, "old": 1}, {"parameters": 2, "old": 1}]}
+        before = MEASURED_ON | {"dates": {"circle": "then", "capture": "then"}, "parts": before}
+        found = self.publish(run, tmp_path / "ledger.json", before, {"capture": [{"parameters": 2}], "disk": []})
+        assert found["parts"] == {
+            "circle": [{"name": "ours"}],
+            "capture": [{"parameters": 1, "old": 1}, {"parameters": 2}],
+            "disk": [],
+        }
+        assert found["dates"] == {"circle": "then", "capture": "now", "disk": "now"}
+
+    def test_does_not_mix_machines(self, run, tmp_path: Path) -> None:
+        before = {"machine": {"cores": 64}, "threads": 2, "parts": {"capture": [{"parameters": 1}]}}
+        found = self.publish(run, tmp_path / "ledger.json", before, {"capture": [{"parameters": 2}]})
+        assert found["parts"] == {"capture": [{"parameters": 2}]}
+        with pytest.raises(SystemExit, match=r"not published: .* has capture from another machine"):
+            self.publish(run, tmp_path / "ledger.json", before, {"disk": []})
+
+    def test_begins_a_ledger(self, run, tmp_path: Path) -> None:
+        results = MEASURED_ON | {"dates": {}, "parts": {"disk": []}}
+        assert run.beside_published(results, tmp_path / "none.json") == results
+
+
 def test_a_small_run_makes_tables_and_a_picture(tmp_path: Path) -> None:
     script = f"""
 import sys
@@ -55,6 +84,7 @@ sys.path.insert(0, {str(HERE)!r})
 import environments, run
 run.MAPS, run.DISTANCES, run.CIRCLE = environments.MAPS[:3], environments.DISTANCES[:2], environments.CIRCLE[:1]
 run.HESSIANS, run.NETWORKS = environments.HESSIANS[:2], run.NETWORKS[:1]
+run.CAPTURES, run.LOOPS = environments.CAPTURES[:-1], {{"MLP": 20}}
 run.main(run.arguments([*"--sizes 300x20 --rounds 1 --output {tmp_path}".split()]))
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -65,5 +95,13 @@ run.main(run.arguments([*"--sizes 300x20 --rounds 1 --output {tmp_path}".split()
     assert len(size["rows"][0]["sines"]) == 2
     (hessian,) = results["parts"]["hessians"]
     assert max(row["error"] for row in hessian["rows"]) < 1e-6
+    (capture,) = results["parts"]["capture"]
+    assert [row["failure"] for row in capture["rows"]] == [""] * 7
+    sizes = {row["name"]: row["bytes"] for row in capture["rows"]}
+    assert capture["parameters"] == 17_226
+    assert sizes.pop("nothing") == 0
+    assert sizes.pop("Recorder, CountSketch(1024)") == 4 * 1024
+    assert sizes["Recorder, in memory"] == min(sizes.values()) == 4 * 17_226
     assert "| the floor |" in answer.stdout
+    assert "MLP of 17\u202f226 parameters, 20 updates" in answer.stdout
     assert 'alt="Maps of ten coordinates' in (tmp_path / "report.html").read_text("utf-8")
