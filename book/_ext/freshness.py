@@ -1,4 +1,4 @@
-"""Nothing stale: a change in the library or in its requirements executes every notebook again.
+"""Nothing stale: a change in the library, its requirements or the ledger executes every notebook again.
 
 jupyter-cache knows a notebook by its code cells only, so a page would keep the numbers of an older library.
 Here the cache lives in a folder named after everything else that a result depends on. The folder is a setting
@@ -21,6 +21,7 @@ from sphinx.config import Config
 def fingerprint(root: Path) -> str:
     """Sixteen hex digits that change with any file that a notebook's results depend on."""
     files = [*(root / "lib").rglob("*.py"), root / "lib" / "pyproject.toml", root / "requirements.txt"]
+    files += (root / "ledger").glob("[0-9]*.json")  # which the verdict reads
     digest = hashlib.sha256()
     for path in sorted(path for path in files if path.is_file()):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
