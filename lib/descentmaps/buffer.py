@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401  registers its own end first: see the end of this file
+import atexit
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +17,7 @@ from .store import Store, rows_in_block
 __all__ = ["Buffer"]
 
 FIRST = 64  # coordinates that are compared first
+PAGE = 4096  # bytes of memory that are touched at once, at least
 
 
 class Buffer:
@@ -29,22 +30,25 @@ class Buffer:
     def __init__(self, tensors: Iterable[torch.Tensor], sketch: CountSketch | None) -> None:
         tensors = list(tensors)
         double = any(tensor.dtype == torch.float64 for tensor in tensors)
-        self.dtype = torch.float64 if double else torch.float32
+        self.dtype, self._bits = (torch.float64, torch.int64) if double else (torch.float32, torch.int32)
         self.sketch = sketch
         self.store: Store | None = None
         self._full: list[torch.Tensor] = []
         self._used = 0
         self._updates: list[int] = []
         self._scalars: list[dict[str, float]] = []
-        self._begin(sum(tensor.numel() for tensor in tensors))
+        self._flat = self._block = torch.empty(0, 0, dtype=self.dtype)
+        self._next: _Ahead | None = None
+        self._head = b""
+        self.look_at(tensors)
         self._last = self._block[0]
-        self.copy(tensors)
+        self.copy()
         self._last = self._last.clone()
 
     def write_to(self, store: Store) -> None:
         """Let full blocks go to this store from now on, and the last one by :meth:`close` or when Python exits."""
         self.store = store
-        self._room = store.room
+        self._begin()
         _WRITING.add(self)
 
     def close(self) -> None:
@@ -58,51 +62,53 @@ class Buffer:
         """Numbers in a row: parameters, or those of a sketch."""
         return self._block.shape[1]
 
-    @property
-    def last_update(self) -> int:
-        """The last update in the store; 0 before any, and in memory."""
-        return int(self.store.read()[1][-1]) if self.store is not None and self.store.rows else 0
+    def look_at(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Let points be made of these from now on: to be called again when one of them has moved in memory."""
+        self._tensors = list(tensors)
+        self._parts = _flattened(self._tensors)
+        # What lies in one piece in the processor's memory is seen through its part, anything else copied every time.
+        self._seen = all(tensor.is_cpu and tensor.is_contiguous() for tensor in self._tensors)
+        dimension = sum(part.numel() for part in self._parts)
+        if dimension != self._flat.numel():
+            self.flush()
+            self._flat = torch.empty(dimension, dtype=self.dtype)
+            self._begin()
 
-    def copy(self, tensors: Iterable[torch.Tensor]) -> bool:
+    def copy(self) -> bool:
         """Copy a point to the next row; whether it is the same as the one before, or as the first one seen."""
-        row = self._block[self._used]
+        row = self._rows[self._used]
         flat = row if self.sketch is None else self._flat
-        with torch.no_grad():
-            torch.cat([(tensor if tensor.is_cpu else tensor.cpu()).reshape(-1) for tensor in tensors], out=flat)
+        torch.cat(self._parts if self._seen else _flattened(self._tensors), out=flat)
         if self.sketch is not None:
             row.copy_(self.sketch(flat))
         # Most updates change the first few coordinates already; only where they do not is the whole point compared.
-        return torch.equal(row[:FIRST], self._last[:FIRST]) and torch.equal(row, self._last)
+        before, self._head = self._head, self._array[self._used, :FIRST].tobytes()
+        return self._head == before and torch.equal(row.view(self._bits), self._last.view(self._bits))
 
     def append(self, update: int, scalars: dict[str, float]) -> None:
         """Keep the row that was copied; OSError where that fills the block and it cannot be written."""
-        self._last = self._block[self._used]
+        self._last = self._rows[self._used]
         self._used += 1
         self._updates.append(update)
         self._scalars.append(scalars)
         if self._used == self._room:
             self.flush()
+        elif self._used == self._room // 2 and self.store is None:
+            self._next = _Ahead(self._block.shape, self.dtype)
 
     def flush(self) -> None:
         """Write the rows of the block, or set them aside, and begin a new one."""
         if self._used == 0:
             return
+        rows = self._block[: self._used]
         if self.store is None:
-            self._full.append(self._block[: self._used])
-            self._begin(self._flat.numel())
-            return
-        updates = np.array(self._updates, dtype=np.int64)
-        self.store.append(self._block[: self._used].numpy(), updates, _columns(self._scalars))
-        self._last = self._last.clone()  # its row will be written over
-        self._used, self._updates, self._scalars = 0, [], []
-        self._room = self.store.room
-
-    def widen(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Make place for points with more tensors than before."""
-        self.flush()
-        self._begin(sum(tensor.numel() for tensor in tensors))
-        if self.store is not None:
-            self._room = self.store.room
+            self._full.append(rows)
+            self._block = rows[:0]  # which is not written over
+        else:
+            self.store.append(rows.numpy(), np.array(self._updates, dtype=np.int64), _columns(self._scalars))
+            self._last = self._last.clone()  # its row will be
+            self._updates, self._scalars = [], []
+        self._begin()
 
     def everything(self) -> tuple[NDArray, NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Points, updates and scalars so far, of a buffer without a store; rows handed out before stay as they are."""
@@ -113,12 +119,36 @@ class Buffer:
         points = self._full[0] if self._full else self._block[:0]
         return points.numpy(), np.array(self._updates, dtype=np.int64), _columns(self._scalars)
 
-    def _begin(self, dimension: int) -> None:
-        self._flat = torch.empty(dimension, dtype=self.dtype)
-        width = dimension if self.sketch is None else self.sketch.k
-        self._room = rows_in_block(width, self.dtype.itemsize)
-        self._block = torch.empty(self._room, width, dtype=self.dtype)
+    def _begin(self) -> None:
+        """An empty block, of the same memory where it may be written over."""
+        width = self._flat.numel() if self.sketch is None else self.sketch.k
+        size = (rows_in_block(width, self.dtype.itemsize), width)
+        if self._block.shape != size:
+            ready = self._next.block() if self._next else None
+            self._block = ready if ready is not None and ready.shape == size else torch.empty(size, dtype=self.dtype)
+            self._rows, self._array, self._next = self._block.unbind(), self._block.numpy(), None
         self._used = 0
+        self._room = len(self._rows) if self.store is None else min(len(self._rows), self.store.room)
+
+
+class _Ahead:
+    """A block whose memory another thread touches meanwhile: the first touch takes longer than a copy."""
+
+    def __init__(self, size: Sequence[int], dtype: torch.dtype) -> None:
+        self._block = torch.empty(*size, dtype=dtype)
+        self._thread = threading.Thread(target=self._touch)
+        self._thread.start()
+
+    def block(self) -> torch.Tensor:
+        self._thread.join()
+        return self._block
+
+    def _touch(self) -> None:
+        self._block.view(-1)[:: PAGE // self._block.itemsize].zero_()
+
+
+def _flattened(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.detach().cpu().reshape(-1) for tensor in tensors]
 
 
 def _columns(scalars: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
@@ -136,6 +166,4 @@ def _close_all() -> None:
         buffer.close()
 
 
-# Zarr writes in threads of concurrent.futures, which are gone when the functions of atexit are called. Those registered
-# here come before, the last one first.
-threading._register_atexit(_close_all)  # type: ignore[attr-defined]
+atexit.register(_close_all)

@@ -18,7 +18,8 @@ __all__ = ["squared_distances"]
 # Centered squared distances are good to a few units of rounding, relative to the squared distances from the mean.
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 SINGLE_ROUNDING = 8 * float(np.finfo(np.float32).eps)
-ROWS = 256  # rows finished at a time: their temporaries stay small beside the result
+ROWS = 32  # rows finished at a time: their temporaries stay in the processor's cache
+TILE = 64  # rows and columns mirrored at a time, for the same reason
 READERS = 2  # blocks made ready while one is multiplied: one is read while the other is centered
 
 Blocks = Iterator[list[Any]]
@@ -91,22 +92,25 @@ def _among(blocks: Blocks, n: int, rounding: float) -> NDArray[np.float64]:
     gram = np.zeros((n, n), order="F")
     for (x,) in blocks:  # the lower triangle, in place
         if x.dtype == np.float64:
-            gram = dsyrk(1.0, x.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)
+            gram = dsyrk(-2.0, x.T, beta=1.0, c=gram, trans=1, lower=1, overwrite_c=1)
         else:
-            gram += ssyrk(1.0, x.T, trans=1, lower=1)
+            gram += ssyrk(-2.0, x.T, trans=1, lower=1)
     return _finish(gram.T, rounding)  # the upper triangle of its transpose, whose rows lie together in memory
 
 
 def _finish(gram: NDArray[np.float64], rounding: float) -> NDArray[np.float64]:
-    """Turn the upper triangle of products into distances, and mirror it, in place."""
-    norms = gram.diagonal().copy()
+    """Turn the upper triangle of -2 x.y into distances, and mirror it, in place."""
+    norms = gram.diagonal() / -2
     _refuse("X", ~np.isfinite(norms))
     for start in range(0, len(gram), ROWS):
         rows = slice(start, start + ROWS)
         _from_products(gram[rows, start:], norms[rows], norms[start:], rounding)
-        corner = gram[rows, rows]
-        corner[...] = np.triu(corner, 1) + np.triu(corner, 1).T
-        gram[rows, :start] = gram[:start, rows].T
+    for start in range(0, len(gram), TILE):
+        rows = slice(start, start + TILE)
+        corner = np.triu(gram[rows, rows], 1)
+        gram[rows, rows] = corner + corner.T
+        for left in range(start + TILE, len(gram), TILE):
+            gram[left : left + TILE, rows] = gram[rows, left : left + TILE].T
     return gram
 
 
@@ -114,9 +118,10 @@ def _between(blocks: Blocks, n: int, m: int, rounding: float) -> NDArray[np.floa
     product, x_norms, y_norms = np.zeros((n, m)), np.zeros(n), np.zeros(m)
     for x, y in blocks:
         with np.errstate(invalid="ignore", over="ignore"):  # refused below
-            product += x @ y.T
             x_norms += np.einsum("ij,ij->i", x, x)
             y_norms += np.einsum("ij,ij->i", y, y)
+            x *= -2
+            product += x @ y.T
     _refuse("X", ~np.isfinite(x_norms))
     _refuse("Y", ~np.isfinite(y_norms))
     for start in range(0, n, ROWS):
@@ -128,12 +133,11 @@ def _between(blocks: Blocks, n: int, m: int, rounding: float) -> NDArray[np.floa
 def _from_products(
     products: NDArray[np.float64], x_norms: NDArray[np.float64], y_norms: NDArray[np.float64], rounding: float
 ) -> None:
-    """Turn x.y into |x|^2 + |y|^2 - 2 x.y, in place."""
+    """Turn -2 x.y into |x|^2 + |y|^2 - 2 x.y, in place; what is below rounding is zero."""
     sums = x_norms[:, None] + y_norms
-    products *= -2
     products += sums
     sums *= rounding
-    products[products < sums] = 0
+    np.copyto(products, 0, where=products < sums)
 
 
 def _on_device(blocks: Blocks, device: Any, dtype: str, rounding: float) -> NDArray[np.float64]:
@@ -195,7 +199,8 @@ def _raw(blocks: list[Any]) -> list[Any]:
 
 def _centered(blocks: list[Any], dtype: str) -> list[NDArray[Any]]:
     """The blocks in float64 or float32, less the first one's mean."""
-    arrays = [block.cpu().double().numpy() if hasattr(block, "cpu") else np.asarray(block) for block in _raw(blocks)]
+    blocks = [block.detach().cpu().double() if hasattr(block, "detach") else block for block in blocks]
+    arrays = [np.asarray(block) for block in blocks]
     with np.errstate(invalid="ignore", over="ignore"):
         mean = arrays[0].mean(axis=0, dtype=np.float64)
         if not np.isfinite(mean).all():

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain
 from numbers import Integral
 from os import PathLike
 from types import TracebackType
@@ -112,15 +113,17 @@ class Recorder:
         self._evaluate = scalars
         self._pending: dict[str, float] = {}
         self._tensors = tensors_of(model, buffers)
-        self._modules = list(model.modules())
-        self._members = self._census()
+        self._look_around()
         self._forms, self._layout = _forms(self._tensors), layout_of(self._tensors)
+        self._places = _places(self._tensors.values())
         self._header = _header(self._optimizers, self.every, buffers, sketch)
         self._buffer = Buffer(self._tensors.values(), sketch)
+        self._done = int(start or 0)
         if path is not None:
-            self._buffer.write_to(self._store(path, resume))
+            store = self._store(path, resume)
+            self._buffer.write_to(store)
+            self._done = store.last_update if start is None else int(start)
             weakref.finalize(self, self._buffer.close).atexit = False  # for a recorder that is forgotten
-        self._done = self._buffer.last_update if start is None else int(start)
         # The step may be compiled; what it calls here must not be.
         self._hook: Any = self._optimizers[-1].register_step_post_hook(torch.compiler.disable(self._after_step))
 
@@ -139,7 +142,7 @@ class Recorder:
         """
         self._refuse_if_closed("it takes no more snapshots")
         self._notice_changes()
-        self._buffer.copy(self._tensors.values())
+        self._buffer.copy()
         self._keep()
 
     def close(self) -> None:
@@ -173,10 +176,15 @@ class Recorder:
 
     def _after_step(self, *_: Any) -> None:
         self._done += 1
-        if self._done % self.every == 0:
+        if self._done % self.every:
+            return
+        try:
             self._notice_changes()
-            self._pending["unchanged"] = float(self._buffer.copy(self._tensors.values()))
-            self._keep()
+        except OSError as error:
+            self._stop(error)
+            return
+        self._pending["unchanged"] = float(self._buffer.copy())
+        self._keep()
 
     def _keep(self) -> None:
         """The point that was just copied, with its scalars."""
@@ -186,13 +194,15 @@ class Recorder:
         try:
             self._buffer.append(self._done, scalars)
         except OSError as error:
-            self._detach()
-            warnings.warn(f"recording stopped at update {self._done}, training goes on: {error}", RuntimeWarning, 2)
+            self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        self._detach()
+        warnings.warn(f"recording stopped at update {self._done}, training goes on: {error}", RuntimeWarning, 3)
 
     def _notice_changes(self) -> None:
         """Of parameters since the recorder was attached: those added join; none may be removed or change its form."""
-        members = self._census()
-        if members == self._members and _same_forms(self._tensors.values(), self._forms.values()):
+        if self._census() == self._members and _places(self._tensors.values()) == self._places:
             return
         tensors = tensors_of(self._model, self._with_buffers)
         forms = _forms(tensors)
@@ -206,27 +216,30 @@ class Recorder:
         wide = [name for name, (_, dtype) in added.items() if dtype == torch.float64 != self._buffer.dtype]
         if wide:
             raise RuntimeError(f"model is recorded in float32, and {wide} came in float64: attach a new recorder")
-        self._modules = list(self._model.modules())
-        self._members = self._census()
+        self._look_around()
         self._forms |= added  # at the end, whatever their place in the model
         self._tensors = {name: tensors[name] for name in self._forms}
-        if not added:
-            return
-        self._layout = layout_of(self._tensors)
-        self._buffer.widen(self._tensors.values())
+        self._places, self._layout = _places(self._tensors.values()), layout_of(self._tensors)
+        self._buffer.look_at(self._tensors.values())
         if self._buffer.store is not None:
             self._buffer.store.header["layout"] = self._layout  # written with the next block
 
-    def _census(self) -> list[int]:
-        """Who stands in the model, by identity: a look at its modules' own tables is far cheaper than a walk."""
+    def _look_around(self) -> None:
+        """Note who stands in the model: a look at its modules' own tables is far cheaper than a walk."""
         kinds = ("_parameters", "_modules", "_buffers") if self._with_buffers else ("_parameters", "_modules")
-        return [id(member) for module in self._modules for kind in kinds for member in getattr(module, kind).values()]
+        self._tables = [getattr(module, kind) for module in self._model.modules() for kind in kinds]
+        self._filled = [table for table in self._tables if table]
+        self._members = self._census()
+
+    def _census(self) -> list[int]:
+        """How many stand in each table, and who."""
+        return [*map(len, self._tables), *map(id, chain.from_iterable(map(dict.values, self._filled)))]
 
     def _store(self, path: str | PathLike[str], resume: bool) -> Store:
         dtype = str(self._buffer.dtype).removeprefix("torch.")
         if not resume:
             return Store.create(path, {**self._header, "layout": self._layout}, self._buffer.width, dtype)
-        store = Store.open(path)
+        store = Store.resume(path)
         ours = {"layout": self._layout, "sketch": self._header["sketch"], "dtype": dtype}
         theirs = {"layout": store.layout, "sketch": store.header.get("sketch"), "dtype": str(store.dtype)}
         for name, value in ours.items():
@@ -280,8 +293,9 @@ def _forms(tensors: Mapping[str, torch.Tensor]) -> dict[str, Form]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def _same_forms(tensors: Iterable[torch.Tensor], forms: Iterable[Form]) -> bool:
-    return all(tensor.shape == shape and tensor.dtype == dtype for tensor, (shape, dtype) in zip(tensors, forms))  # noqa: B905
+def _places(tensors: Iterable[torch.Tensor]) -> list[Any]:
+    """Where the numbers of each tensor lie in memory, and in which order."""
+    return [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
 
 
 def _header(

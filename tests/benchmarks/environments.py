@@ -122,6 +122,8 @@ def _capture(name: str, call: str, package: str = OURS) -> Contender:
 
 CAPTURES = (
     _capture("nothing", "bare"),
+    _capture("one torch.cat() to a row of new memory", "copied"),
+    _capture("one torch.cat() and write() to a file", "flat_file"),
     _capture("Recorder, in memory", "recorder"),
     _capture("Recorder, to disk", "recorder_on_disk"),
     _capture("Recorder, CountSketch(1024)", "recorder_sketched"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from descentmaps import Recorder
 from descentmaps.problems import mlp
+from training import batches, flat
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -25,17 +26,6 @@ OPTIMIZERS = {
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
     "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.5, max_iter=4),
 }
-
-
-def flat(model):
-    return np.concatenate([p.detach().double().numpy().ravel() for p in model.parameters()])
-
-
-def batches(n, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(n):
-        x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
-        yield x.to(dtype), (x.sum(dim=1, keepdim=True) ** 2).to(dtype)
 
 
 def train(model, optimizer, n, after=lambda update: None):
@@ -355,8 +345,9 @@ class TestChangedModel:
             (lambda m: setattr(m[2], "bias", None), "2.bias"),
             (lambda m: m[2].float(), "2.weight"),
             (lambda m: setattr(m[2].bias, "data", torch.zeros(2, dtype=torch.float64)), "2.bias"),
+            (lambda m: setattr(m[0].bias, "data", m[0].bias.data[:3]), "0.bias"),
         ],
-        ids=["removed", "other type", "other shape"],
+        ids=["removed", "other type", "other shape", "cut in place"],
     )
     def test_is_noticed(self, change, name):
         model = mlp(3, 4, 1)
@@ -378,6 +369,25 @@ class TestChangedModel:
         model[0].bias = nn.Parameter(torch.ones(4, dtype=torch.float64))
         train(model, optimizer, 2)
         assert recorder.trajectory.points[2:, 12:16].tolist() == [[1.0] * 4] * 2  # no optimizer moves it
+
+    @pytest.mark.parametrize(
+        "move",
+        [
+            lambda p: p.data.clone(),
+            lambda p: p.data.t(),
+            lambda p: p.data.t().contiguous(),
+            lambda p: torch.cat([p.data, p.data])[::2],
+        ],
+        ids=["elsewhere", "transposed where it is", "transposed", "in pieces"],
+    )
+    def test_parameters_that_move_in_memory_are_followed(self, move):
+        model = mlp(3, 3, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        copies = [train(model, optimizer, 2)]
+        model[0].weight.data = move(model[0].weight)
+        copies += [train(model, optimizer, 3)]
+        assert np.array_equal(np.concatenate(copies), recorder.trajectory.points)
 
     def test_late_parameters_are_nan_before_they_came(self):
         model = nn.ModuleDict({"b": mlp(3, 4, 1)})

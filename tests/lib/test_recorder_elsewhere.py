@@ -13,19 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from descentmaps import Recorder, Trajectory
 from descentmaps.problems import mlp
+from training import batches, flat
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning", "ignore:.*LeafSpec.*")
-
-
-def flat(model):
-    return np.concatenate([p.detach().double().numpy().ravel() for p in model.parameters()])
-
-
-def batches(n):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(n):
-        x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
-        yield x, x.sum(dim=1, keepdim=True) ** 2
 
 
 def backward(model, x, y):

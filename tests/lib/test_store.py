@@ -48,6 +48,10 @@ class Training:
         return self.memory.trajectory
 
 
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def same(disk, memory):
     assert np.array_equal(np.asarray(disk.points[:]), memory.points, equal_nan=True)
     assert disk.points.dtype == memory.points.dtype
@@ -120,6 +124,62 @@ def test_nothing_is_compressed(tmp_path):
     (file,) = (path for path in (tmp_path / "run.zarr" / "points" / "c").rglob("*") if path.is_file())
     size = 1024 * 1210 * 8
     assert size <= file.stat().st_size < size + 1024
+
+
+@pytest.mark.parametrize("shape", [(16, 4999), (8, 2), (8, 2048), (40, 4100)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_files_are_those_that_zarr_writes(tmp_path, monkeypatch, shape, dtype):
+    monkeypatch.setattr(store, "BLOCK_ROWS", (1, 8))
+    monkeypatch.setattr(store, "SHORT", 4)
+    points = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    updates, loss = np.arange(1, 1 + len(points)), points[:, 0].astype(float)
+    Trajectory(points, updates, {"loss": loss}).save(tmp_path / "ours")
+    for name, values in {"points": points, "updates": updates, "scalars": loss[:, None]}.items():
+        ours = zarr.open_array(str(tmp_path / "ours" / name), mode="r")
+        settings = {"shape": ours.shape, "chunks": ours.chunks, "shards": ours.shards, "dtype": ours.dtype}
+        theirs = tmp_path / "theirs" / name
+        zarr.create_array(str(theirs), fill_value=ours.fill_value, compressors=None, **settings)[:] = values
+        assert contents(tmp_path / "ours" / name / "c") == contents(theirs / "c")
+
+
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_short_runs_take_little_room(tmp_path):
+    training = Training(64, 16, 10, path=tmp_path / "run.zarr")
+    training.run(5)
+    training.disk.close()
+    (file,) = (path for path in (tmp_path / "run.zarr" / "points" / "c").rglob("*") if path.is_file())
+    assert file.stat().st_size > 1024 * 1210 * 8
+    if hasattr(file.stat(), "st_blocks"):
+        assert file.stat().st_blocks * 512 < 100_000  # the rest is a hole
+
+
+def test_late_parameters_need_another_size_of_block(tmp_path, monkeypatch):
+    """A block of the wider points has fewer rows than the one that was begun has room for."""
+    monkeypatch.setattr(store, "BLOCK_BYTES", 21 * 8 * 6)
+    monkeypatch.setattr(store, "BLOCK_ROWS", (1, 10))
+    training = Training(path=tmp_path / "run.zarr")
+    training.run(1)
+    training.model.append(torch.nn.Linear(1, 20, dtype=torch.float64))
+    training.optimizer.add_param_group({"params": training.model[-1].parameters()})
+    memory = training.run(20)
+    training.disk.close()
+    same(Trajectory.open(tmp_path / "run.zarr"), memory)
+
+
+def test_late_parameters_on_a_full_disk(tmp_path, small_blocks, monkeypatch):
+    training = Training(path=tmp_path / "run.zarr")
+    training.run(3)
+    training.model.append(torch.nn.Linear(1, 2, dtype=torch.float64))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write_chunks", no_space)
+        with pytest.warns(RuntimeWarning, match="recording stopped at update 4, training goes on"):
+            memory = training.run(2)
+    training.disk.close()
+    disk = Trajectory.open(tmp_path / "run.zarr")
+    assert np.array_equal(disk.points[:], memory.points[:3, :21])
 
 
 def test_late_parameters(tmp_path, small_blocks):
@@ -268,11 +328,7 @@ class TestFailingWrites:
         path = tmp_path / "run.zarr"
         training = Training(path=path)
         training.run(BLOCK)
-
-        def full(*_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(zarr.Array, "__setitem__", full)
+        monkeypatch.setattr(store, "_write_chunks", no_space)
         with pytest.warns(RuntimeWarning, match=r"recording stopped at update 16, training goes on: .*No space left"):
             memory = training.run(2 * BLOCK)
         same(Trajectory.open(path), memory[:BLOCK])
@@ -287,14 +343,14 @@ class TestFailingWrites:
         path = tmp_path / "run.zarr"
         training = Training(path=path)
         training.run(BLOCK)
-        write = store.Store._write
+        write = store.Store._write_column
 
-        def dies(self, name, values):
-            write(self, name, values)
+        def dies(self, name, *values):
+            write(self, name, *values)
             if name == "updates":
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(store.Store, "_write", dies)
+        monkeypatch.setattr(store.Store, "_write_column", dies)
         with pytest.raises(KeyboardInterrupt):
             training.run(BLOCK)
         monkeypatch.undo()
