@@ -17,6 +17,9 @@ from .store import Store, rows_in_block
 __all__ = ["Buffer"]
 
 FIRST = 64  # coordinates that are compared first
+FEW = (
+    16  # rows of the first block in memory; each one after it has twice as many, until it is as large as those on disk
+)
 PAGE = 4096  # bytes of memory that are touched at once, at least
 
 
@@ -40,6 +43,7 @@ class Buffer:
         self._flat = self._block = torch.empty(0, 0, dtype=self.dtype)
         self._next: _Ahead | None = None
         self._head = b""
+        self._most = FEW
         self.look_at(tensors)
         self._last = self._block[0]
         self.copy()
@@ -94,7 +98,8 @@ class Buffer:
         if self._used == self._room:
             self.flush()
         elif self._used == self._room // 2 and self.store is None:
-            self._next = _Ahead(self._block.shape, self.dtype)
+            self._most *= 2
+            self._next = _Ahead(self._size(), self.dtype)
 
     def flush(self) -> None:
         """Write the rows of the block, or set them aside, and begin a new one."""
@@ -121,14 +126,17 @@ class Buffer:
 
     def _begin(self) -> None:
         """An empty block, of the same memory where it may be written over."""
-        width = self._flat.numel() if self.sketch is None else self.sketch.k
-        size = (rows_in_block(width, self.dtype.itemsize), width)
-        if self._block.shape != size:
-            ready = self._next.block() if self._next else None
-            self._block = ready if ready is not None and ready.shape == size else torch.empty(size, dtype=self.dtype)
+        if self._block.shape != self._size():
+            ready = self._next.block() if self._next else self._block
+            self._block = ready if ready.shape == self._size() else torch.empty(self._size(), dtype=self.dtype)
             self._rows, self._array, self._next = self._block.unbind(), self._block.numpy(), None
         self._used = 0
         self._room = len(self._rows) if self.store is None else min(len(self._rows), self.store.room)
+
+    def _size(self) -> tuple[int, int]:
+        width = self._flat.numel() if self.sketch is None else self.sketch.k
+        rows = rows_in_block(width, self.dtype.itemsize)
+        return rows if self.store is not None else min(rows, self._most), width
 
 
 class _Ahead:
