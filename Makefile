@@ -22,7 +22,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint format strip notebooks stored library executed run pages browser sweep bench serve publish clean
+.PHONY: help book test lint format strip notebooks stored library pages browser sweep bench serve publish clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -35,7 +35,7 @@ book: $(STAMP) ## Run every notebook that changed and build the book
 	@$(BIN)/jupyter-book build -q -W --keep-going -n .
 	@printf '\nThe book is built. Open\n  %s\nor run\n  make serve\n' '$(PAGE)'
 
-test: lint stored library run pages ## Check everything: code, notebooks, the built book in a browser
+test: lint stored library book pages ## Check everything: code, notebooks, the built book in a browser
 	@printf '\nAll tests passed.\n'
 
 lint: $(STAMP) ## Check style, spelling and types
@@ -61,28 +61,19 @@ notebooks: $(STAMP) ## Run every notebook in place, then strip it
 
 # The parts of `make test`, in its order.
 stored: $(STAMP)
-	$(SAY) 'Checking the form of the notebooks, and that only checked cells keep an output'
-	@$(PYTEST) tests/notebooks/test_notebooks.py
+	$(SAY) 'Checking the form of the notebooks, that only checked cells keep an output, and what Binder would install'
+	@$(PYTEST) tests/notebooks
 
 library: $(STAMP)
 	$(SAY) 'Testing the library'
 	@$(PYTEST) -n auto tests/lib tests/benchmarks
 
-executed: $(STAMP)
-	$(SAY) 'Running every notebook with nbval, as on Binder: one core, checked outputs, memory'
-	@$(PYTEST) tests/notebooks/test_run.py tests/notebooks/test_binder.py
-
-# Both run every notebook, each on a core of its own.
-run: $(STAMP)
-	@$(MAKE) --no-print-directory book & built=$$!; \
-	  $(MAKE) --no-print-directory executed; tested=$$?; \
-	  wait $$built && exit $$tested
-
 browser: book pages
 
+# A file goes to one worker, which visits each page once.
 pages: $(STAMP)
-	$(SAY) 'Testing the build and, in Chromium, the built book'
-	@$(PYTEST) -n auto tests/book
+	$(SAY) 'Testing the build, the outputs of checked cells and, in Chromium, the built book'
+	@$(PYTEST) -n auto --dist loadfile tests/book
 
 sweep: $(STAMP) ## Run chapters over seeds: make sweep SEEDS="0 1 2" CHAPTER=00-tour
 	$(SAY) 'Running chapters over the seeds $(SEEDS)'

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
 TOUR = "notebooks/00-tour.html"
@@ -73,10 +74,14 @@ def test_the_tour_moves(site: Path) -> None:
     assert TOUR in MOVING
 
 
-@pytest.fixture
-def scrubber(page: Page, home: str, request: pytest.FixtureRequest) -> Locator:
+@pytest.fixture(scope="module")
+def scrubber(browser: Browser, home: str, request: pytest.FixtureRequest) -> Iterator[Locator]:
+    """The first one of a page, which all tests move in turn."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(10_000)
     page.goto(f"{home}/{request.param}")
-    return page.locator("figure.scrubber").first
+    yield page.locator("figure.scrubber").first
+    page.close()
 
 
 on_every_scrubber = pytest.mark.parametrize("scrubber", MOVING, indirect=True)
@@ -140,7 +145,7 @@ def test_input_moves_the_scrubber(scrubber: Locator) -> None:
 
 
 @on_every_scrubber
-def test_button_moves_the_scrubber(scrubber: Locator, page: Page) -> None:
+def test_button_moves_the_scrubber(scrubber: Locator) -> None:
     slider = scrubber.get_by_role("slider")
     slider.press("Home")
     start, value = state(scrubber), slider.input_value()
