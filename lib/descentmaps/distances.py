@@ -178,6 +178,8 @@ def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callab
     """Blocks of columns of all the arrays, prepared; the next ones are while one is used."""
     rows = sum(array.shape[0] for array in arrays)
     width = max(1, block_bytes // ((READERS + 1) * 8 * rows))
+    chunk = _chunk_columns(arrays[0])
+    width -= width % chunk if width > chunk else 0  # whole chunks, none of which is read twice
     starts = iter(range(0, dimension, width))
 
     def ready(start: int) -> list[Any]:
@@ -190,6 +192,12 @@ def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callab
             coming.extend(readers.submit(ready, start) for start in islice(starts, 1))
             yield block
             del block  # else one more of them would be in memory
+
+
+def _chunk_columns(array: Any) -> int:
+    """How many columns an array on disk stores together; 1 for one in memory."""
+    columns = getattr(array, "chunks", (1, 1))[1]
+    return columns[0] if isinstance(columns, tuple) else columns  # as Dask has it: the sizes of all chunks
 
 
 def _raw(blocks: list[Any]) -> list[Any]:

@@ -85,6 +85,27 @@ def test_late_training_is_resolved_against_a_second_cloud(dtype):
     np.testing.assert_allclose(d2, truth, rtol=1e-11)
 
 
+class Chunked:
+    """An array that is stored in chunks of columns, and notes what is read."""
+
+    def __init__(self, x, chunks):
+        self.x, self.shape, self.chunks, self.read = x, x.shape, chunks, []
+
+    def __getitem__(self, key):
+        self.read.append(key[1].start)
+        return self.x[key]
+
+
+@pytest.mark.parametrize("chunks", [(30, 40), ((30,), (40, 40, 20))], ids=["as Zarr", "as Dask"])
+@pytest.mark.parametrize(("columns", "starts"), [(90, [0, 80]), (40, [0, 40, 80]), (30, [0, 30, 60, 90])])
+def test_no_chunk_is_read_twice_that_fits_into_a_block(chunks, columns, starts):
+    x = np.random.default_rng(0).standard_normal((30, 100))
+    stored = Chunked(x, chunks)
+    d2 = squared_distances(stored, block_bytes=columns * 30 * 8 * 3)
+    assert sorted(stored.read) == starts
+    np.testing.assert_allclose(d2, squared_distances(x), atol=1e-12)
+
+
 @pytest.mark.parametrize("block_bytes", [1, 8 * 40, 8 * 40 * 7, 2**27])
 def test_does_not_depend_on_the_block_size(block_bytes):
     x = np.random.default_rng(0).normal(size=(40, 23))
