@@ -39,13 +39,16 @@ def run_ahead(app: Sphinx, env: BuildEnvironment, docnames: Iterable[str]) -> No
         timeout = app.config.nb_execution_timeout
         return path, single_nb_execution(notebook, cwd=str(path.parent), timeout=timeout, allow_errors=False)
 
-    with ThreadPoolExecutor(max_workers=at_once()) as pool:
+    pool = ThreadPoolExecutor(max_workers=at_once())
+    try:
         runs = as_completed([pool.submit(run, path) for path in waiting])
         for done in tqdm(runs, "running notebooks", len(waiting), unit="", disable=None):
             path, result = done.result()
             if result.err is None:
                 bundle = CacheBundleIn(result.nb, str(path), data={"execution_seconds": result.time})
                 cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # who stops the build need not wait for all that has not begun
 
 
 def is_cached(cache: JupyterCacheAbstract, path: Path) -> bool:
