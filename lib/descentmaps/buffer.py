@@ -17,9 +17,7 @@ from .store import Store, rows_in_block
 __all__ = ["Buffer"]
 
 FIRST = 64  # coordinates that are compared first
-FEW = (
-    16  # rows of the first block in memory; each one after it has twice as many, until it is as large as those on disk
-)
+FEW = 16  # rows of the first block in memory; each one after it has twice as many, up to the size of those on disk
 PAGE = 4096  # bytes of memory that are touched at once, at least
 
 

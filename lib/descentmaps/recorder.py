@@ -118,12 +118,13 @@ class Recorder:
         self._places = _places(self._tensors.values())
         self._header = _header(self._optimizers, self.every, buffers, sketch)
         self._buffer = Buffer(self._tensors.values(), sketch)
-        self._done = int(start or 0)
+        done = 0
         if path is not None:
             store = self._store(path, resume)
             self._buffer.write_to(store)
-            self._done = store.last_update if start is None else int(start)
+            done = store.last_update
             weakref.finalize(self, self._buffer.close).atexit = False  # for a recorder that is forgotten
+        self._done = done if start is None else int(start)
         # The step may be compiled; what it calls here must not be.
         self._hook: Any = self._optimizers[-1].register_step_post_hook(torch.compiler.disable(self._after_step))
 

@@ -111,7 +111,7 @@ def copied(problem: Problem, updates: int) -> Call:
     """The least that can be done in memory, without a look at anything."""
 
     def attach(model: nn.Module, *_: Any) -> Capture:
-        parts = [parameter.detach().view(-1) for parameter in model.parameters()]
+        parts = _parts(model)
         rows = iter(torch.empty(updates, sum(map(len, parts))))
         kept: list[torch.Tensor] = []
         return Capture(lambda: kept.append(torch.cat(parts, out=next(rows))), lambda: _size(kept))
@@ -123,11 +123,16 @@ def flat_file(problem: Problem, updates: int) -> Call:
     """The least that can be done on disk: numbers one after the other, in no format."""
 
     def attach(model: nn.Module, _: Any, folder: Path) -> Capture:
-        parts = [parameter.detach().view(-1) for parameter in model.parameters()]
+        parts = _parts(model)
         row, file = torch.cat(parts), (folder / "points").open("wb", buffering=0)
         return Capture(lambda: file.write(torch.cat(parts, out=row).numpy()), lambda: size_of_files(folder), file.close)
 
     return _loop(problem, updates, attach)
+
+
+def _parts(model: nn.Module) -> list[torch.Tensor]:
+    """Each parameter as a vector, in the same memory."""
+    return [parameter.detach().view(-1) for parameter in model.parameters()]
 
 
 def recorder(problem: Problem, updates: int) -> Call:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from checks import DESK
 from server import serve
 
 SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
@@ -63,9 +65,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(MISSING)
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+@contextmanager
+def desk(browser: Browser) -> Iterator[Page]:
+    """A new page, as wide as a desk's screen."""
+    page = browser.new_page(viewport=DESK)
     page.set_default_timeout(10_000)
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with desk(browser) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def moving_page(browser: Browser) -> Iterator[Page]:
+    """One for many tests."""
+    with desk(browser) as page:
+        yield page

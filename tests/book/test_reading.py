@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
 TOUR = "notebooks/00-tour.html"
@@ -75,13 +74,10 @@ def test_the_tour_moves(site: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scrubber(browser: Browser, home: str, request: pytest.FixtureRequest) -> Iterator[Locator]:
+def scrubber(moving_page: Page, home: str, request: pytest.FixtureRequest) -> Locator:
     """The first one of a page, which all tests move in turn."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(10_000)
-    page.goto(f"{home}/{request.param}")
-    yield page.locator("figure.scrubber").first
-    page.close()
+    moving_page.goto(f"{home}/{request.param}")
+    return moving_page.locator("figure.scrubber").first
 
 
 on_every_scrubber = pytest.mark.parametrize("scrubber", MOVING, indirect=True)
