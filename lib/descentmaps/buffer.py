@@ -16,8 +16,9 @@ from .store import Store, rows_in_block
 
 __all__ = ["Buffer"]
 
-FIRST = 64  # coordinates that are compared first
-FEW = 16  # rows of the first block in memory; each one after it has twice as many, up to the size of those on disk
+FIRST = 256  # bytes of a point that are compared first
+FEW, MANY = 64, 1024  # rows of the first block in memory; a full one is followed by one of twice as many, up to these
+MEMORY_BYTES = 2**26  # or to 64 MiB, but one row at least
 PAGE = 4096  # bytes of memory that are touched at once, at least
 
 
@@ -38,14 +39,15 @@ class Buffer:
         self._used = 0
         self._updates: list[int] = []
         self._scalars: list[dict[str, float]] = []
-        self._flat = self._block = torch.empty(0, 0, dtype=self.dtype)
+        self._shapes: list[torch.Size] = []
+        self._block = torch.empty(0, 0, dtype=self.dtype)
         self._next: _Ahead | None = None
-        self._head = b""
-        self._most = FEW
+        self._rows = FEW
+        self._without_gradients = torch.no_grad()
+        self._head: bytes | memoryview = b""
         self.look_at(tensors)
-        self._last = self._block[0]
         self.copy()
-        self._last = self._last.clone()
+        self._keep_last(self._block[0])
 
     def write_to(self, store: Store) -> None:
         """Let full blocks go to this store from now on, and the last one by :meth:`close` or when Python exits."""
@@ -64,40 +66,43 @@ class Buffer:
         """Numbers in a row: parameters, or those of a sketch."""
         return self._block.shape[1]
 
+    @property
+    def _dimension(self) -> int:
+        return sum(shape.numel() for shape in self._shapes)
+
     def look_at(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Let points be made of these from now on: to be called again when one of them has moved in memory."""
+        """Let points be made of these from now on: the ones before, wherever they lie now, and more perhaps."""
         self._tensors = list(tensors)
-        self._parts = _flattened(self._tensors)
-        # What lies in one piece in the processor's memory is seen through its part, anything else copied every time.
-        self._seen = all(tensor.is_cpu and tensor.is_contiguous() for tensor in self._tensors)
-        dimension = sum(part.numel() for part in self._parts)
-        if dimension != self._flat.numel():
+        shapes = [tensor.shape for tensor in self._tensors]
+        if shapes != self._shapes:
             self.flush()
-            self._flat = torch.empty(dimension, dtype=self.dtype)
+            self._shapes, self._block = shapes, self._block[:0]
             self._begin()
 
     def copy(self) -> bool:
-        """Copy a point to the next row; whether it is the same as the one before, or as the first one seen."""
-        row = self._rows[self._used]
-        flat = row if self.sketch is None else self._flat
-        torch.cat(self._parts if self._seen else _flattened(self._tensors), out=flat)
+        """Copy a point to the next row; whether it is the same as the one before, or as the first one seen.
+
+        RuntimeError where a tensor no longer has the shape that it had.
+        """
+        with self._without_gradients:
+            torch._foreach_copy_(self._parts[self._used], self._tensors)
         if self.sketch is not None:
-            row.copy_(self.sketch(flat))
+            self._block[self._used] = self.sketch(self._flat)
         # Most updates change the first few coordinates already; only where they do not is the whole point compared.
-        before, self._head = self._head, self._array[self._used, :FIRST].tobytes()
-        return self._head == before and torch.equal(row.view(self._bits), self._last.view(self._bits))
+        start = self._used * self._stride
+        before, self._head = self._head, self._raw[start : start + self._first]
+        return self._head == before and self._same_as_last()
 
     def append(self, update: int, scalars: dict[str, float]) -> None:
         """Keep the row that was copied; OSError where that fills the block and it cannot be written."""
-        self._last = self._rows[self._used]
         self._used += 1
         self._updates.append(update)
         self._scalars.append(scalars)
         if self._used == self._room:
+            self._rows = min(2 * self._rows, MANY)
             self.flush()
-        elif self._used == self._room // 2 and self.store is None:
-            self._most *= 2
-            self._next = _Ahead(self._size(), self.dtype)
+        elif self._used == 1 and self.store is None:
+            self._next = _Ahead(self._size(2 * self._rows), self.dtype)
 
     def flush(self) -> None:
         """Write the rows of the block, or set them aside, and begin a new one."""
@@ -106,10 +111,10 @@ class Buffer:
         rows = self._block[: self._used]
         if self.store is None:
             self._full.append(rows)
-            self._block = rows[:0]  # which is not written over
+            self._last, self._block = rows[-1], rows[:0]  # which are not written over
         else:
             self.store.append(rows.numpy(), np.array(self._updates, dtype=np.int64), _columns(self._scalars))
-            self._last = self._last.clone()  # its row will be
+            self._keep_last(rows[-1])
             self._updates, self._scalars = [], []
         self._begin()
 
@@ -122,19 +127,44 @@ class Buffer:
         points = self._full[0] if self._full else self._block[:0]
         return points.numpy(), np.array(self._updates, dtype=np.int64), _columns(self._scalars)
 
+    def _same_as_last(self) -> bool:
+        row, last = self._block[self._used], self._block[self._used - 1] if self._used else self._last
+        return torch.equal(row.view(self._bits), last.view(self._bits))
+
+    def _keep_last(self, row: torch.Tensor) -> None:
+        """A copy of a row that will be written over."""
+        self._last, self._head = row.clone(), bytes(self._head)
+
     def _begin(self) -> None:
         """An empty block, of the same memory where it may be written over."""
-        if self._block.shape != self._size():
-            ready = self._next.block() if self._next else self._block
-            self._block = ready if ready.shape == self._size() else torch.empty(self._size(), dtype=self.dtype)
-            self._rows, self._array, self._next = self._block.unbind(), self._block.numpy(), None
+        rows, width = self._size(self._rows)
+        if self._block.shape != (rows, width):
+            self._block = self._next.block() if self._next else self._block
+            self._next = None
+            if len(self._block) < rows or self._block.shape[1] != width:
+                self._block = torch.empty(rows, width, dtype=self.dtype)
+            self._raw, self._stride = self._block.view(torch.uint8).view(-1).numpy().data, self._block[0].nbytes
+            self._first = min(FIRST, self._stride)
+            self._parts = self._parted()
         self._used = 0
-        self._room = len(self._rows) if self.store is None else min(len(self._rows), self.store.room)
+        self._room = len(self._block) if self.store is None else min(len(self._block), self.store.room)
 
-    def _size(self) -> tuple[int, int]:
-        width = self._flat.numel() if self.sketch is None else self.sketch.k
-        rows = rows_in_block(width, self.dtype.itemsize)
-        return rows if self.store is not None else min(rows, self._most), width
+    def _parted(self) -> list[tuple[torch.Tensor, ...]]:
+        """For each row of the block, where the tensors are copied to."""
+        points = self._block
+        if self.sketch is not None:
+            self._flat = torch.empty(self._dimension, dtype=self.dtype)
+            points = self._flat.expand(len(self._block), -1)
+        pieces = points.split([shape.numel() for shape in self._shapes], dim=1)
+        shaped = (piece.view(-1, *shape) for piece, shape in zip(pieces, self._shapes, strict=True))
+        return list(zip(*(piece.unbind() for piece in shaped), strict=True))
+
+    def _size(self, rows: int) -> tuple[int, int]:
+        """Rows and columns of a block that has so many rows at most, if it is one in memory."""
+        width = self._dimension if self.sketch is None else self.sketch.k
+        if self.store is not None:
+            return rows_in_block(width, self.dtype.itemsize), width
+        return min(max(MEMORY_BYTES // (width * self.dtype.itemsize), 1), rows, MANY), width
 
 
 class _Ahead:
@@ -151,10 +181,6 @@ class _Ahead:
 
     def _touch(self) -> None:
         self._block.view(-1)[:: PAGE // self._block.itemsize].zero_()
-
-
-def _flattened(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    return [tensor.detach().cpu().reshape(-1) for tensor in tensors]
 
 
 def _columns(scalars: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:

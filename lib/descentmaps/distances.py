@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -20,7 +20,7 @@ ROUNDING = 8 * float(np.finfo(np.float64).eps)
 SINGLE_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 ROWS = 32  # rows finished at a time: their temporaries stay in the processor's cache
 TILE = 64  # rows and columns mirrored at a time, for the same reason
-READERS = 2  # blocks made ready while one is multiplied: one is read while the other is centered
+READY = 2  # blocks made ready while one is multiplied
 
 Blocks = Iterator[list[Any]]
 
@@ -29,7 +29,7 @@ def squared_distances(
     X: Any,
     Y: Any = None,
     *,
-    block_bytes: int = 2**27,
+    block_bytes: int = 2**26,
     device: Any = None,
     dtype: Literal["float64", "float32"] = "float64",
 ) -> NDArray[np.float64]:
@@ -48,7 +48,8 @@ def squared_distances(
         and memory maps, Zarr and Dask arrays, torch tensors on any device, or lists of rows. Arrays on disk are read
         fastest when they are stored in chunks of columns.
     block_bytes
-        Memory in float64 for the blocks: all that is needed beside the result.
+        Memory in float64 for the blocks: all that is needed beside the result, save for what is read from disk, a few
+        blocks or chunks in their own type. Chunks larger than this are read in parts, each as often as it has parts.
     device
         A torch device, such as ``"cuda"``, to center and multiply on; its memory must hold three times the result, and
         the blocks. Points that are there already stay there. Left out, the processor multiplies.
@@ -174,24 +175,38 @@ def _points(name: str, points: Any) -> tuple[Any, int, int]:
     return points, *shape
 
 
-def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callable[[list[Any]], list[Any]]) -> Blocks:
+def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callable[..., list[Any]]) -> Blocks:
     """Blocks of columns of all the arrays, prepared; the next ones are while one is used."""
     rows = sum(array.shape[0] for array in arrays)
-    width = max(1, block_bytes // ((READERS + 1) * 8 * rows))
+    width = max(1, min(dimension, block_bytes // ((READY + 1) * 8 * rows)))
     chunk = _chunk_columns(arrays[0])
-    width -= width % chunk if width > chunk else 0  # whole chunks, none of which is read twice
-    starts = iter(range(0, dimension, width))
+    if chunk * rows * arrays[0].dtype.itemsize > block_bytes:
+        chunk = 1
+    reading = max(chunk, width - width % chunk)  # whole chunks, none of which is read twice
+    rooms = cycle([np.empty(rows * width) for _ in range(READY + 1)])
 
-    def ready(start: int) -> list[Any]:
-        return prepare([array[:, start : start + width] for array in arrays])
+    def read(start: int) -> list[Any]:
+        return [_here(array[:, start : start + reading]) for array in arrays]
 
-    with ThreadPoolExecutor(max_workers=READERS) as readers:
-        coming = deque(readers.submit(ready, start) for start in islice(starts, READERS))
-        while coming:
-            block = coming.popleft().result()
-            coming.extend(readers.submit(ready, start) for start in islice(starts, 1))
-            yield block
-            del block  # else one more of them would be in memory
+    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=READY) as workers:
+        parts = _ahead(reader, 1, read, ((start,) for start in range(0, dimension, reading)))
+        cut = (
+            [array[:, start : start + width] for array in part]
+            for part in parts
+            for start in range(0, part[0].shape[1], width)
+        )
+        yield from _ahead(workers, READY, prepare, zip(cut, rooms, strict=False))
+
+
+def _ahead(workers: Executor, count: int, function: Callable[..., list[Any]], tasks: Iterable[tuple]) -> Blocks:
+    """What the function makes of each task, in order; ``count`` of them are worked on while one is used."""
+    tasks = iter(tasks)
+    coming = deque(workers.submit(function, *task) for task in islice(tasks, count))
+    while coming:
+        done = coming.popleft().result()
+        coming.extend(workers.submit(function, *task) for task in islice(tasks, 1))
+        yield done
+        del done  # else one more of them would be in memory
 
 
 def _chunk_columns(array: Any) -> int:
@@ -200,20 +215,28 @@ def _chunk_columns(array: Any) -> int:
     return columns[0] if isinstance(columns, tuple) else columns  # as Dask has it: the sizes of all chunks
 
 
-def _raw(blocks: list[Any]) -> list[Any]:
-    """The blocks, read: tensors stay where they are."""
-    return [block.detach() if hasattr(block, "detach") else np.array(block) for block in blocks]
+def _here(part: Any) -> Any:
+    """In memory; tensors stay where they are."""
+    return part.detach() if hasattr(part, "detach") else np.asarray(part)
 
 
-def _centered(blocks: list[Any], dtype: str) -> list[NDArray[Any]]:
-    """The blocks in float64 or float32, less the first one's mean."""
-    blocks = [block.detach().cpu().double() if hasattr(block, "detach") else block for block in blocks]
-    arrays = [np.asarray(block) for block in blocks]
+def _raw(blocks: list[Any], _: NDArray[np.float64]) -> list[Any]:
+    """The blocks as they are; those of a file, copied from there."""
+    return [np.array(block) if isinstance(block, np.ndarray) else block for block in blocks]
+
+
+def _centered(blocks: list[Any], room: NDArray[np.float64], dtype: str) -> list[NDArray[Any]]:
+    """The blocks in float64 or float32, less the first one's mean, in the room for them."""
+    arrays = [block if isinstance(block, np.ndarray) else block.cpu().double().numpy() for block in blocks]
+    centered, room = [], room.view(dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         mean = arrays[0].mean(axis=0, dtype=np.float64)
         if not np.isfinite(mean).all():
             _refuse_mean(arrays[0])
-        return [np.subtract(array, mean, dtype=np.float64).astype(dtype, order="C", copy=False) for array in arrays]
+        for array in arrays:
+            mine, room = room[: array.size].reshape(array.shape), room[array.size :]
+            centered.append(np.subtract(array, mean, out=mine, dtype=np.float64, casting="same_kind"))
+    return centered
 
 
 def _refuse_mean(x: NDArray[Any]) -> NoReturn:

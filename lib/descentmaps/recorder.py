@@ -6,9 +6,9 @@ import math
 import platform
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from itertools import chain
+from itertools import cycle
 from numbers import Integral
 from os import PathLike
 from types import TracebackType
@@ -20,6 +20,11 @@ from .buffer import Buffer
 from .sketch import CountSketch
 from .store import Store
 from .trajectory import Trajectory, layout_of, tensors_of
+
+try:
+    from torch._C._dynamo.eval_frame import get_eval_frame_callback as _compiler  # None where nothing is compiled
+except ImportError:  # torch does not promise it
+    _compiler = bool  # never None
 
 __all__ = ["Recorder"]
 
@@ -84,7 +89,8 @@ class Recorder:
         At once, where ``path`` is taken, or with ``resume`` missing, or cannot be written.
     RuntimeError
         From inside ``optimizer.step()``, where parameters were removed or changed their shape or type after the
-        recorder was attached.
+        recorder was attached: at the next snapshot, or where a few alone changed their type, after as many snapshots
+        as the model has parameters.
 
     Warns
     -----
@@ -115,7 +121,6 @@ class Recorder:
         self._tensors = tensors_of(model, buffers)
         self._look_around()
         self._forms, self._layout = _forms(self._tensors), layout_of(self._tensors)
-        self._places = _places(self._tensors.values())
         self._header = _header(self._optimizers, self.every, buffers, sketch)
         self._buffer = Buffer(self._tensors.values(), sketch)
         done = 0
@@ -125,8 +130,7 @@ class Recorder:
             done = store.last_update
             weakref.finalize(self, self._buffer.close).atexit = False  # for a recorder that is forgotten
         self._done = done if start is None else int(start)
-        # The step may be compiled; what it calls here must not be.
-        self._hook: Any = self._optimizers[-1].register_step_post_hook(torch.compiler.disable(self._after_step))
+        self._hook: Any = self._optimizers[-1].register_step_post_hook(_never_compiled(self._after_step))
 
     def log(self, **scalars: float) -> None:
         """Scalars that belong to the next snapshot; of a name logged twice before it, the last value counts.
@@ -142,8 +146,7 @@ class Recorder:
         RuntimeError on a closed recorder, or where the model's parameters were removed or changed their form.
         """
         self._refuse_if_closed("it takes no more snapshots")
-        self._notice_changes()
-        self._buffer.copy()
+        self._copy()
         self._keep()
 
     def close(self) -> None:
@@ -180,31 +183,35 @@ class Recorder:
         if self._done % self.every:
             return
         try:
-            self._notice_changes()
+            self._pending["unchanged"] = float(self._copy())
+            self._keep()
         except OSError as error:
             self._stop(error)
-            return
-        self._pending["unchanged"] = float(self._buffer.copy())
-        self._keep()
+
+    def _copy(self) -> bool:
+        """Whether the point, copied as it is now, is the same as the one before."""
+        if self._changed():
+            self._take_in_changes()
+        try:
+            return self._buffer.copy()
+        except RuntimeError:
+            self._take_in_changes()  # which says what has another shape, if that is why
+            raise
 
     def _keep(self) -> None:
         """The point that was just copied, with its scalars."""
         if self._evaluate is not None:
             self._pending.update({name: _number(name, value) for name, value in self._evaluate().items()})
-        scalars, self._pending = self._pending | _learning_rates(self._optimizers), {}
-        try:
-            self._buffer.append(self._done, scalars)
-        except OSError as error:
-            self._stop(error)
+        scalars, self._pending = self._pending, {}
+        _add_learning_rates(scalars, self._optimizers)
+        self._buffer.append(self._done, scalars)
 
     def _stop(self, error: OSError) -> None:
         self._detach()
         warnings.warn(f"recording stopped at update {self._done}, training goes on: {error}", RuntimeWarning, 3)
 
-    def _notice_changes(self) -> None:
+    def _take_in_changes(self) -> None:
         """Of parameters since the recorder was attached: those added join; none may be removed or change its form."""
-        if self._census() == self._members and _places(self._tensors.values()) == self._places:
-            return
         tensors = tensors_of(self._model, self._with_buffers)
         forms = _forms(tensors)
         lost = [name for name, form in self._forms.items() if forms.get(name) != form]
@@ -217,10 +224,10 @@ class Recorder:
         wide = [name for name, (_, dtype) in added.items() if dtype == torch.float64 != self._buffer.dtype]
         if wide:
             raise RuntimeError(f"model is recorded in float32, and {wide} came in float64: attach a new recorder")
-        self._look_around()
         self._forms |= added  # at the end, whatever their place in the model
         self._tensors = {name: tensors[name] for name in self._forms}
-        self._places, self._layout = _places(self._tensors.values()), layout_of(self._tensors)
+        self._look_around()
+        self._layout = layout_of(self._tensors)
         self._buffer.look_at(self._tensors.values())
         if self._buffer.store is not None:
             self._buffer.store.header["layout"] = self._layout  # written with the next block
@@ -229,12 +236,16 @@ class Recorder:
         """Note who stands in the model: a look at its modules' own tables is far cheaper than a walk."""
         kinds = ("_parameters", "_modules", "_buffers") if self._with_buffers else ("_parameters", "_modules")
         self._tables = [getattr(module, kind) for module in self._model.modules() for kind in kinds]
-        self._filled = [table for table in self._tables if table]
-        self._members = self._census()
+        self._members = [{name: _itself(member) for name, member in table.items()} for table in self._tables]
+        self._rounds = cycle([(tensor, tensor.nbytes) for tensor in self._tensors.values()])
 
-    def _census(self) -> list[int]:
-        """How many stand in each table, and who."""
-        return [*map(len, self._tables), *map(id, chain.from_iterable(map(dict.values, self._filled)))]
+    def _changed(self) -> bool:
+        """Whether anyone else stands in the model, or the next tensor to be looked at has another size."""
+        tensor, nbytes = next(self._rounds)
+        try:
+            return self._members != self._tables or tensor.nbytes != nbytes
+        except RuntimeError:  # of torch, which cannot say whether two tensors are one: only others are compared at all
+            return True
 
     def _store(self, path: str | PathLike[str], resume: bool) -> Store:
         dtype = str(self._buffer.dtype).removeprefix("torch.")
@@ -290,13 +301,23 @@ def _check(
         raise ValueError("optimizer must train parameters of model, got one that holds none of them")
 
 
+class _Itself:
+    """Equal to one object alone."""
+
+    def __init__(self, it: object) -> None:
+        self._it = it
+
+    def __eq__(self, other: object) -> bool:
+        return self._it is other
+
+
+def _itself(member: Any) -> Any:
+    """What equals this member of a model alone: itself, save for a tensor of one element, which equals its number."""
+    return _Itself(member) if torch.is_tensor(member) and member.numel() == 1 else member
+
+
 def _forms(tensors: Mapping[str, torch.Tensor]) -> dict[str, Form]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-
-def _places(tensors: Iterable[torch.Tensor]) -> list[Any]:
-    """Where the numbers of each tensor lie in memory, and in which order."""
-    return [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
 
 
 def _header(
@@ -335,14 +356,25 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
-def _learning_rates(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, float]:
+def _never_compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """The same function, which torch.compile leaves alone where it compiles the caller."""
+    apart = torch.compiler.disable(function)  # alone, it would be a tenth of what recording costs a small network
+
+    def called(*arguments: Any) -> None:
+        (function if _compiler() is None else apart)(*arguments)
+
+    return torch.compiler.disable(called, recursive=False)
+
+
+def _add_learning_rates(scalars: dict[str, float], optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """``learning_rate`` of the first parameter group, ``learning_rate/1`` of the next, where they have one."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return {
-        f"learning_rate/{i}" if i else "learning_rate": float(group["lr"])
-        for i, group in enumerate(groups)
-        if group.get("lr") is not None
-    }
+    name, number = "learning_rate", 0
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if group.get("lr") is not None:
+                scalars[name] = float(group["lr"])
+            number += 1
+            name = f"learning_rate/{number}"
 
 
 def _number(name: str, value: float) -> float:

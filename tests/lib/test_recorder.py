@@ -343,7 +343,7 @@ class TestChangedModel:
         ("change", "name"),
         [
             (lambda m: setattr(m[2], "bias", None), "2.bias"),
-            (lambda m: m[2].float(), "2.weight"),
+            (lambda m: m.float(), "0.weight"),
             (lambda m: setattr(m[2].bias, "data", torch.zeros(2, dtype=torch.float64)), "2.bias"),
             (lambda m: setattr(m[0].bias, "data", m[0].bias.data[:3]), "0.bias"),
         ],
@@ -361,14 +361,34 @@ class TestChangedModel:
             optimizer.step()
         assert recorder.trajectory.updates.tolist() == [1, 2]
 
-    def test_parameters_that_take_anothers_place_are_followed(self):
+    @pytest.mark.parametrize("layer", [0, 2])
+    @pytest.mark.parametrize("updates", [1, 2, 3])
+    def test_another_type_of_a_few_is_noticed_in_as_many_snapshots_as_there_are_parameters(self, layer, updates):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+        recorder = Recorder(model, optimizer)
+        train(model, optimizer, updates)
+        model[layer].float()
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        with pytest.raises(RuntimeError, match=rf"since then \['{layer}.weight', '{layer}.bias'\] were removed"):
+            for _ in range(4):
+                optimizer.step()
+        assert recorder.updates <= updates + 4
+
+    @pytest.mark.parametrize("layer", [0, 2], ids=["of four elements", "of one"])
+    def test_parameters_that_take_anothers_place_are_followed(self, layer):
         model = mlp(3, 4, 1)
         optimizer = sgd(model)
         recorder = Recorder(model, optimizer)
         train(model, optimizer, 2)
-        model[0].bias = nn.Parameter(torch.ones(4, dtype=torch.float64))
+        model[layer].bias = nn.Parameter(model[layer].bias.detach().clone())  # no optimizer moves it
+        train(model, optimizer, 1)
+        with torch.no_grad():
+            model[layer].bias.fill_(7.0)
         train(model, optimizer, 2)
-        assert recorder.trajectory.points[2:, 12:16].tolist() == [[1.0] * 4] * 2  # no optimizer moves it
+        begin, width = recorder.trajectory.layout[2 * (layer // 2) + 1][2], model[layer].bias.numel()
+        assert (recorder.trajectory.points[3:, begin : begin + width] == 7.0).all()
 
     @pytest.mark.parametrize(
         "move",
