@@ -18,7 +18,7 @@ __all__ = ["Buffer"]
 
 FIRST = 256  # bytes of a point that are compared first
 FEW, MANY = 64, 1024  # rows of the first block in memory; a full one is followed by one of twice as many, up to these
-MEMORY_BYTES = 2**26  # or to 64 MiB, but one row at least
+MEMORY_BYTES = 2**25  # or to 32 MiB, but one row at least
 PAGE = 4096  # bytes of memory that are touched at once, at least
 
 
@@ -101,7 +101,7 @@ class Buffer:
         if self._used == self._room:
             self._rows = min(2 * self._rows, MANY)
             self.flush()
-        elif self._used == 1 and self.store is None:
+        elif self._used == self._room // 2 and self.store is None:
             self._next = _Ahead(self._size(2 * self._rows), self.dtype)
 
     def flush(self) -> None:

@@ -116,7 +116,7 @@ class Recorder:
         _check(model, optimizers, every, path, sketch, resume)
         self.every = int(every)
         self._model, self._optimizers, self._with_buffers = model, list(optimizers), buffers
-        self._evaluate = scalars
+        self._function = scalars
         self._pending: dict[str, float] = {}
         self._tensors = tensors_of(model, buffers)
         self._look_around()
@@ -146,6 +146,7 @@ class Recorder:
         RuntimeError on a closed recorder, or where the model's parameters were removed or changed their form.
         """
         self._refuse_if_closed("it takes no more snapshots")
+        self._evaluate()
         self._copy()
         self._keep()
 
@@ -182,11 +183,18 @@ class Recorder:
         self._done += 1
         if self._done % self.every:
             return
+        self._evaluate()
         try:
             self._pending["unchanged"] = float(self._copy())
-            self._keep()
         except OSError as error:
             self._stop(error)
+            return
+        self._keep()
+
+    def _evaluate(self) -> None:
+        """Scalars that are worked out for each snapshot; before it is copied, for they may ask for those so far."""
+        if self._function is not None:
+            self._pending.update({name: _number(name, value) for name, value in self._function().items()})
 
     def _copy(self) -> bool:
         """Whether the point, copied as it is now, is the same as the one before."""
@@ -200,11 +208,12 @@ class Recorder:
 
     def _keep(self) -> None:
         """The point that was just copied, with its scalars."""
-        if self._evaluate is not None:
-            self._pending.update({name: _number(name, value) for name, value in self._evaluate().items()})
         scalars, self._pending = self._pending, {}
         _add_learning_rates(scalars, self._optimizers)
-        self._buffer.append(self._done, scalars)
+        try:
+            self._buffer.append(self._done, scalars)
+        except OSError as error:
+            self._stop(error)
 
     def _stop(self, error: OSError) -> None:
         self._detach()
@@ -244,7 +253,7 @@ class Recorder:
         tensor, nbytes = next(self._rounds)
         try:
             return self._members != self._tables or tensor.nbytes != nbytes
-        except RuntimeError:  # of torch, which cannot say whether two tensors are one: only others are compared at all
+        except RuntimeError:  # of torch, asked whether two tensors are equal, which it is only where they are not one
             return True
 
     def _store(self, path: str | PathLike[str], resume: bool) -> Store:
@@ -368,13 +377,12 @@ def _never_compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 def _add_learning_rates(scalars: dict[str, float], optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """``learning_rate`` of the first parameter group, ``learning_rate/1`` of the next, where they have one."""
-    name, number = "learning_rate", 0
+    number = 0
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             if group.get("lr") is not None:
-                scalars[name] = float(group["lr"])
+                scalars[f"learning_rate/{number}" if number else "learning_rate"] = float(group["lr"])
             number += 1
-            name = f"learning_rate/{number}"
 
 
 def _number(name: str, value: float) -> float:

@@ -61,6 +61,15 @@ def test_bitwise_equal_to_hand_copies(name):
     assert np.array_equal(trajectory.updates, np.arange(1, 13))
 
 
+def test_a_block_has_one_row_where_models_are_large(monkeypatch):
+    monkeypatch.setattr("descentmaps.buffer.MEMORY_BYTES", 1)
+    model = mlp(3, 5, 1)
+    optimizer = sgd(model)
+    recorder = Recorder(model, optimizer)
+    copies = train(model, optimizer, 12)
+    assert np.array_equal(recorder.trajectory.points, copies)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_is_the_same_without_it(name):
     results = []
@@ -251,6 +260,14 @@ class TestWhileTrainingGoesOn:
             assert len(view) == n
             assert np.array_equal(view.points, copies[:n])
 
+    def test_the_function_for_scalars_may_look_at_what_there_is(self):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model, lr=0.01)
+        recorder = Recorder(model, optimizer, scalars=lambda: {"so_far": len(recorder.trajectory)})
+        copies = train(model, optimizer, 5)
+        assert np.array_equal(recorder.trajectory.points, copies)
+        assert recorder.trajectory.scalars["so_far"].tolist() == [0, 1, 2, 3, 4]
+
     def test_snapshot_keeps_the_start(self):
         model = mlp(3, 4, 1)
         start = flat(model)
@@ -327,6 +344,21 @@ class TestClose:
         with pytest.raises(ZeroDivisionError):
             train(model, optimizer, 9)
         assert recorder.trajectory.updates.tolist() == [1, 2, 3]
+
+    @pytest.mark.parametrize("error", [OSError, RuntimeError])
+    def test_errors_of_the_function_are_its_own(self, error):
+        model = mlp(3, 4, 1)
+        optimizer = sgd(model)
+
+        def fail():
+            raise error("mine")
+
+        recorder = Recorder(model, optimizer, scalars=fail)
+        for _ in range(2):
+            with pytest.raises(error, match="mine"):
+                train(model, optimizer, 1)
+        with pytest.raises(error, match="mine"):
+            recorder.snapshot()
 
     def test_closed_recorder_takes_no_more(self):
         model = mlp(3, 4, 1)
