@@ -99,7 +99,7 @@ class Buffer:
         self._updates.append(update)
         self._scalars.append(scalars)
         if self._used == self._room:
-            self._rows = min(2 * self._rows, MANY)
+            self._rows, _ = self._size(2 * self._rows)
             self.flush()
         elif self._used == self._room // 2 and self.store is None:
             self._next = _Ahead(self._size(2 * self._rows), self.dtype)

@@ -179,9 +179,7 @@ def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callab
     """Blocks of columns of all the arrays, prepared; the next ones are while one is used."""
     rows = sum(array.shape[0] for array in arrays)
     width = max(1, min(dimension, block_bytes // ((READY + 1) * 8 * rows)))
-    chunk = _chunk_columns(arrays[0])
-    if chunk * rows * arrays[0].dtype.itemsize > block_bytes:
-        chunk = 1
+    chunk = _chunk_columns(arrays[0], block_bytes // rows)
     reading = max(chunk, width - width % chunk)  # whole chunks, none of which is read twice
     rooms = cycle([np.empty(rows * width) for _ in range(READY + 1)])
 
@@ -209,10 +207,13 @@ def _ahead(workers: Executor, count: int, function: Callable[..., list[Any]], ta
         del done  # else one more of them would be in memory
 
 
-def _chunk_columns(array: Any) -> int:
-    """How many columns an array on disk stores together; 1 for one in memory."""
-    columns = getattr(array, "chunks", (1, 1))[1]
-    return columns[0] if isinstance(columns, tuple) else columns  # as Dask has it: the sizes of all chunks
+def _chunk_columns(array: Any, most_bytes: int) -> int:
+    """How many columns an array on disk stores together; 1 where that is in no chunks, or more bytes a row."""
+    chunks = getattr(array, "chunks", None)
+    if not chunks:
+        return 1
+    columns = chunks[1][0] if isinstance(chunks[1], tuple) else chunks[1]  # Dask has the sizes of all chunks
+    return columns if columns * array.dtype.itemsize <= most_bytes else 1
 
 
 def _here(part: Any) -> Any:

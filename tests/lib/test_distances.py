@@ -108,6 +108,11 @@ def test_no_chunk_is_read_twice_that_fits_into_memory_for_blocks(chunks, columns
     np.testing.assert_allclose(d2, squared_distances(x), atol=1e-12)
 
 
+def test_an_array_on_disk_may_be_in_no_chunks():
+    x = np.random.default_rng(0).standard_normal((30, 100))
+    np.testing.assert_allclose(squared_distances(Chunked(x, None)), squared_distances(x), atol=1e-12)
+
+
 @pytest.mark.parametrize("block_bytes", [1, 8 * 40, 8 * 40 * 7, 2**27])
 def test_does_not_depend_on_the_block_size(block_bytes):
     x = np.random.default_rng(0).normal(size=(40, 23))

@@ -398,7 +398,7 @@ class TestChangedModel:
     def test_another_type_of_a_few_is_noticed_in_as_many_snapshots_as_there_are_parameters(self, layer, updates):
         model = mlp(3, 4, 1)
         optimizer = sgd(model)
-        recorder = Recorder(model, optimizer)
+        Recorder(model, optimizer)
         train(model, optimizer, updates)
         model[layer].float()
         for parameter in model.parameters():
@@ -406,7 +406,6 @@ class TestChangedModel:
         with pytest.raises(RuntimeError, match=rf"since then \['{layer}.weight', '{layer}.bias'\] were removed"):
             for _ in range(4):
                 optimizer.step()
-        assert recorder.updates <= updates + 4
 
     @pytest.mark.parametrize("layer", [0, 2], ids=["of four elements", "of one"])
     def test_parameters_that_take_anothers_place_are_followed(self, layer):
@@ -419,7 +418,7 @@ class TestChangedModel:
         with torch.no_grad():
             model[layer].bias.fill_(7.0)
         train(model, optimizer, 2)
-        begin, width = recorder.trajectory.layout[2 * (layer // 2) + 1][2], model[layer].bias.numel()
+        begin, width = recorder.trajectory.layout[layer + 1][2], model[layer].bias.numel()
         assert (recorder.trajectory.points[3:, begin : begin + width] == 7.0).all()
 
     @pytest.mark.parametrize(
