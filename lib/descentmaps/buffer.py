@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import math
-import threading
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -17,58 +18,55 @@ from .store import Store, rows_in_block
 __all__ = ["Buffer"]
 
 FIRST = 256  # bytes of a point that are compared first
-FEW, MANY = 64, 1024  # rows of the first block in memory; a full one is followed by one of twice as many, up to these
-MEMORY_BYTES = 2**25  # or to 32 MiB, but one row at least
-PAGE = 4096  # bytes of memory that are touched at once, at least
+MEMORY_BYTES = 2**23  # a block in memory is of 8 MiB, but
+MEMORY_ROWS = (1, 1024)  # not of fewer and not of more rows than these
 
 
 class Buffer:
-    """A block of rows into which points are copied; a full one is set aside in memory, or written to a store.
+    """Copies points to the rows of a block, and full blocks to where they stay.
+
+    That is a store, or memory: there another thread copies them while the next points go to a second block, for new
+    memory takes longer to write to than old.
 
     Points are copied to the processor in float64 where any tensor of the first point is, else in float32; half
     precision is widened, which is exact.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor], sketch: CountSketch | None) -> None:
-        tensors = list(tensors)
-        double = any(tensor.dtype == torch.float64 for tensor in tensors)
+        self._tensors = list(tensors)
+        self._shapes = [tensor.shape for tensor in self._tensors]
+        double = any(tensor.dtype == torch.float64 for tensor in self._tensors)
         self.dtype, self._bits = (torch.float64, torch.int64) if double else (torch.float32, torch.int32)
         self.sketch = sketch
         self.store: Store | None = None
-        self._full: list[torch.Tensor] = []
+        self._full: list[Future[torch.Tensor]] = []
+        self._blocks: list[_Block] = []
         self._used = 0
         self._updates: list[int] = []
         self._scalars: list[dict[str, float]] = []
-        self._shapes: list[torch.Size] = []
-        self._block = torch.empty(0, 0, dtype=self.dtype)
-        self._next: _Ahead | None = None
-        self._rows = FEW
-        self._without_gradients = torch.no_grad()
-        self._head: bytes | memoryview = b""
-        self.look_at(tensors)
-        self.copy()
-        self._keep_last(self._block[0])
+        self._inference = torch.inference_mode()  # as without gradients, and quicker
 
-    def write_to(self, store: Store) -> None:
-        """Let full blocks go to this store from now on, and the last one by :meth:`close` or when Python exits."""
+    def start(self, store: Store | None) -> None:
+        """Begin where the tensors are. Blocks go to this store, if any; the last one when Python exits at latest."""
         self.store = store
         self._begin()
-        _WRITING.add(self)
+        self._head: bytes | memoryview = b""
+        self.copy()
+        self._keep_last(self._rows[0])
+        if store is not None:
+            _WRITING.add(self)
 
     def close(self) -> None:
-        """Write what is left, if there is a store."""
-        if self.store is not None:
-            self.flush()
-            _WRITING.discard(self)
+        """Write what is left, if there is a store, and let go of the memory for more points."""
+        self.flush()
+        _WRITING.discard(self)
+        self._blocks = []
+        self._fill(self._new_block(0))
 
     @property
     def width(self) -> int:
         """Numbers in a row: parameters, or those of a sketch."""
-        return self._block.shape[1]
-
-    @property
-    def _dimension(self) -> int:
-        return sum(shape.numel() for shape in self._shapes)
+        return sum(shape.numel() for shape in self._shapes) if self.sketch is None else self.sketch.k
 
     def look_at(self, tensors: Iterable[torch.Tensor]) -> None:
         """Let points be made of these from now on: the ones before, wherever they lie now, and more perhaps."""
@@ -76,7 +74,7 @@ class Buffer:
         shapes = [tensor.shape for tensor in self._tensors]
         if shapes != self._shapes:
             self.flush()
-            self._shapes, self._block = shapes, self._block[:0]
+            self._shapes, self._blocks = shapes, []
             self._begin()
 
     def copy(self) -> bool:
@@ -84,10 +82,10 @@ class Buffer:
 
         RuntimeError where a tensor no longer has the shape that it had.
         """
-        with self._without_gradients:
+        with self._inference:
             torch._foreach_copy_(self._parts[self._used], self._tensors)
-        if self.sketch is not None:
-            self._block[self._used] = self.sketch(self._flat)
+            if self.sketch is not None:
+                self._rows[self._used] = self.sketch(self._flat)
         # Most updates change the first few coordinates already; only where they do not is the whole point compared.
         start = self._used * self._stride
         before, self._head = self._head, self._raw[start : start + self._first]
@@ -99,19 +97,16 @@ class Buffer:
         self._updates.append(update)
         self._scalars.append(scalars)
         if self._used == self._room:
-            self._rows, _ = self._size(2 * self._rows)
             self.flush()
-        elif self._used == self._room // 2 and self.store is None:
-            self._next = _Ahead(self._size(2 * self._rows), self.dtype)
 
     def flush(self) -> None:
         """Write the rows of the block, or set them aside, and begin a new one."""
         if self._used == 0:
             return
-        rows = self._block[: self._used]
+        rows = self._rows[: self._used]
         if self.store is None:
-            self._full.append(rows)
-            self._last, self._block = rows[-1], rows[:0]  # which are not written over
+            self._set_aside(rows)
+            self._last = rows[-1]  # not written over before another is the last
         else:
             self.store.append(rows.numpy(), np.array(self._updates, dtype=np.int64), _columns(self._scalars))
             self._keep_last(rows[-1])
@@ -121,14 +116,23 @@ class Buffer:
     def everything(self) -> tuple[NDArray, NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Points, updates and scalars so far, of a buffer without a store; rows handed out before stay as they are."""
         self.flush()
-        width = self.width
-        whole = [torch.nn.functional.pad(block, (0, width - block.shape[1]), value=math.nan) for block in self._full]
-        self._full = [whole[0] if len(whole) == 1 else torch.cat(whole)] if whole else []
-        points = self._full[0] if self._full else self._block[:0]
+        blocks = [_wide(block.result(), self.width) for block in self._full]
+        points = blocks[0] if len(blocks) == 1 else torch.cat([self._rows[:0], *blocks])
+        self._full = [_done(points)]
         return points.numpy(), np.array(self._updates, dtype=np.int64), _columns(self._scalars)
 
+    def _set_aside(self, rows: torch.Tensor) -> None:
+        """Keep the rows of the block in memory: the block itself, if it is of one, else a copy that is being made."""
+        block = self._blocks.pop(0)
+        if len(block.rows) == 1:
+            self._full.append(_done(rows))
+        else:
+            block.copied = _copied(rows)
+            self._full.append(block.copied)
+            self._blocks.append(block)
+
     def _same_as_last(self) -> bool:
-        row, last = self._block[self._used], self._block[self._used - 1] if self._used else self._last
+        row, last = self._rows[self._used], self._rows[self._used - 1] if self._used else self._last
         return torch.equal(row.view(self._bits), last.view(self._bits))
 
     def _keep_last(self, row: torch.Tensor) -> None:
@@ -136,51 +140,66 @@ class Buffer:
         self._last, self._head = row.clone(), bytes(self._head)
 
     def _begin(self) -> None:
-        """An empty block, of the same memory where it may be written over."""
-        rows, width = self._size(self._rows)
-        if self._block.shape != (rows, width):
-            self._block = self._next.block() if self._next else self._block
-            self._next = None
-            if len(self._block) < rows or self._block.shape[1] != width:
-                self._block = torch.empty(rows, width, dtype=self.dtype)
-            self._raw, self._stride = self._block.view(torch.uint8).view(-1).numpy().data, self._block[0].nbytes
-            self._first = min(FIRST, self._stride)
-            self._parts = self._parted()
+        """An empty block, of memory that was used before if there is any."""
+        rows = self._rows_in_block()
+        if self._blocks and self._blocks[0].rows.shape != (rows, self.width):
+            self._blocks = []
+        while len(self._blocks) < (2 if self.store is None and rows > 1 else 1):
+            self._blocks.append(self._new_block(rows))
+        self._blocks[0].copied.result()
+        self._fill(self._blocks[0])
+
+    def _fill(self, block: _Block) -> None:
+        """Let the next points go to this block."""
+        self._rows, self._raw, self._parts, self._flat = block.rows, block.raw, block.parts, block.flat
+        self._stride = self.width * self.dtype.itemsize
+        self._first = min(FIRST, self._stride)
         self._used = 0
-        self._room = len(self._block) if self.store is None else min(len(self._block), self.store.room)
+        self._room = len(block.rows) if self.store is None else min(len(block.rows), self.store.room)
 
-    def _parted(self) -> list[tuple[torch.Tensor, ...]]:
-        """For each row of the block, where the tensors are copied to."""
-        points = self._block
-        if self.sketch is not None:
-            self._flat = torch.empty(self._dimension, dtype=self.dtype)
-            points = self._flat.expand(len(self._block), -1)
-        pieces = points.split([shape.numel() for shape in self._shapes], dim=1)
-        shaped = (piece.view(-1, *shape) for piece, shape in zip(pieces, self._shapes, strict=True))
-        return list(zip(*(piece.unbind() for piece in shaped), strict=True))
+    def _new_block(self, rows: int) -> _Block:
+        return _Block(rows, self._shapes, self.dtype, self.sketch)
 
-    def _size(self, rows: int) -> tuple[int, int]:
-        """Rows and columns of a block that has so many rows at most, if it is one in memory."""
-        width = self._dimension if self.sketch is None else self.sketch.k
+    def _rows_in_block(self) -> int:
         if self.store is not None:
-            return rows_in_block(width, self.dtype.itemsize), width
-        return min(max(MEMORY_BYTES // (width * self.dtype.itemsize), 1), rows, MANY), width
+            return rows_in_block(self.width, self.dtype.itemsize)
+        fewest, most = MEMORY_ROWS
+        return min(max(MEMORY_BYTES // (self.width * self.dtype.itemsize), fewest), most)
 
 
-class _Ahead:
-    """A block whose memory another thread touches meanwhile: the first touch takes longer than a copy."""
+class _Block:
+    """Memory for so many points, and for each of them where its tensors are copied to."""
 
-    def __init__(self, size: Sequence[int], dtype: torch.dtype) -> None:
-        self._block = torch.empty(*size, dtype=dtype)
-        self._thread = threading.Thread(target=self._touch)
-        self._thread.start()
+    @torch.inference_mode()
+    def __init__(self, rows: int, shapes: Sequence[torch.Size], dtype: torch.dtype, sketch: CountSketch | None) -> None:
+        sizes = [shape.numel() for shape in shapes]
+        self.rows = torch.zeros(rows, sum(sizes) if sketch is None else sketch.k, dtype=dtype)
+        self.raw = self.rows.view(torch.uint8).view(-1).numpy().data
+        self.flat = None if sketch is None else torch.empty(sum(sizes), dtype=dtype)  # a point that is to be sketched
+        self.copied = _done(self.rows)  # what another thread makes of it when it is full
+        pieces = (self.rows if self.flat is None else self.flat.expand(rows, -1)).split(sizes, dim=1)
+        shaped = (piece.view(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True))
+        self.parts = list(zip(*(piece.unbind() for piece in shaped), strict=True))
 
-    def block(self) -> torch.Tensor:
-        self._thread.join()
-        return self._block
 
-    def _touch(self) -> None:
-        self._block.view(-1)[:: PAGE // self._block.itemsize].zero_()
+def _copied(rows: torch.Tensor) -> Future[torch.Tensor]:
+    """A copy that another thread makes."""
+    try:
+        return _COPYING.submit(rows.clone)
+    except RuntimeError:  # Python exits, and starts nothing more
+        return _done(rows.clone())
+
+
+def _done(rows: torch.Tensor) -> Future[torch.Tensor]:
+    done: Future[torch.Tensor] = Future()
+    done.set_result(rows)
+    return done
+
+
+def _wide(rows: torch.Tensor, width: int) -> torch.Tensor:
+    """With NaN for the coordinates that came later."""
+    missing = width - rows.shape[1]
+    return torch.nn.functional.pad(rows, (0, missing), value=math.nan) if missing else rows
 
 
 def _columns(scalars: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
@@ -188,6 +207,18 @@ def _columns(scalars: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.flo
     names = dict.fromkeys(name for entry in scalars for name in entry)
     return {name: np.array([entry.get(name, math.nan) for entry in scalars]) for name in names}
 
+
+#: Copies full blocks of all buffers. A process that was forked has none of the threads of the one before.
+_COPYING = ThreadPoolExecutor(1, "descentmaps")
+
+
+def _renew() -> None:
+    global _COPYING
+    _COPYING = ThreadPoolExecutor(1, "descentmaps")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 #: Buffers whose last rows are yet to be written.
 _WRITING: set[Buffer] = set()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import cycle, islice
+from math import ceil
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -178,9 +179,10 @@ def _points(name: str, points: Any) -> tuple[Any, int, int]:
 def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callable[..., list[Any]]) -> Blocks:
     """Blocks of columns of all the arrays, prepared; the next ones are while one is used."""
     rows = sum(array.shape[0] for array in arrays)
-    width = max(1, min(dimension, block_bytes // ((READY + 1) * 8 * rows)))
+    most = max(1, min(dimension, block_bytes // ((READY + 1) * 8 * rows)))
     chunk = _chunk_columns(arrays[0], block_bytes // rows)
-    reading = max(chunk, width - width % chunk)  # whole chunks, none of which is read twice
+    reading = max(chunk, most - most % chunk)  # whole chunks, none of which is read twice
+    width = ceil(reading / ceil(reading / most))
     rooms = cycle([np.empty(rows * width) for _ in range(READY + 1)])
 
     def read(start: int) -> list[Any]:

@@ -123,10 +123,10 @@ class Recorder:
         self._forms, self._layout = _forms(self._tensors), layout_of(self._tensors)
         self._header = _header(self._optimizers, self.every, buffers, sketch)
         self._buffer = Buffer(self._tensors.values(), sketch)
+        store = None if path is None else self._store(path, resume)
+        self._buffer.start(store)
         done = 0
-        if path is not None:
-            store = self._store(path, resume)
-            self._buffer.write_to(store)
+        if store is not None:
             done = store.last_update
             weakref.finalize(self, self._buffer.close).atexit = False  # for a recorder that is forgotten
         self._done = done if start is None else int(start)

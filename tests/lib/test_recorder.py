@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,13 +64,79 @@ def test_bitwise_equal_to_hand_copies(name):
     assert np.array_equal(trajectory.updates, np.arange(1, 13))
 
 
-def test_a_block_has_one_row_where_models_are_large(monkeypatch):
-    monkeypatch.setattr("descentmaps.buffer.MEMORY_BYTES", 1)
+@pytest.mark.parametrize("rows", [(1, 1), (2, 2), (5, 5)])  # of one where models are large
+def test_blocks_in_memory(monkeypatch, rows):
+    monkeypatch.setattr("descentmaps.buffer.MEMORY_ROWS", rows)
     model = mlp(3, 5, 1)
     optimizer = sgd(model)
     recorder = Recorder(model, optimizer)
-    copies = train(model, optimizer, 12)
-    assert np.array_equal(recorder.trajectory.points, copies)
+    looks = []
+    copies = train(model, optimizer, 12, lambda update: looks.append(recorder.trajectory) if update % 4 == 0 else None)
+    recorder.snapshot()
+    trajectory = recorder.trajectory
+    assert np.array_equal(trajectory.points, [*copies, copies[-1]])
+    assert np.array_equal(trajectory.updates, [*range(1, 13), 12])
+    assert not trajectory.scalars["unchanged"][:-1].any()
+    for look, length in zip(looks, (4, 8, 12), strict=True):
+        assert np.array_equal(look.points, copies[:length])  # what was handed out is written over by nobody
+    recorder.close()
+    assert np.array_equal(recorder.trajectory.points, trajectory.points)
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (3, 3)])
+def test_the_last_point_of_a_block_is_compared_with_the_next(monkeypatch, rows):
+    monkeypatch.setattr("descentmaps.buffer.MEMORY_ROWS", rows)
+    model = mlp(3, 5, 1)
+    optimizer = sgd(model)
+    recorder = Recorder(model, optimizer)
+    for step in range(8):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, float(step in (2, 4, 7)))
+        optimizer.step()
+    assert np.flatnonzero(recorder.trajectory.scalars["unchanged"] == 0).tolist() == [2, 4, 7]
+
+
+ELSEWHERE = """
+import atexit, os, sys, torch
+import numpy as np
+from descentmaps import Recorder, buffer
+from descentmaps.problems import mlp
+
+buffer.MEMORY_ROWS = (2, 2)
+model = mlp(3, 5, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+recorder = Recorder(model, optimizer)
+
+def update(times):
+    for _ in range(times):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+
+def save():
+    update(3)
+    np.save(sys.argv[1], recorder.trajectory.points)
+
+update(5)
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "atexit.register(save)",
+        pytest.param(
+            "pid = os.fork()\nos.waitpid(pid, 0) if pid else save()",
+            marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+        ),
+    ],
+)
+def test_goes_on_where_its_thread_does_not(tmp_path, ending):
+    """When Python exits, and in a forked process."""
+    subprocess.run([sys.executable, "-c", ELSEWHERE + ending, str(tmp_path / "points.npy")], check=True, timeout=60)
+    points = np.load(tmp_path / "points.npy")
+    assert points.shape[0] == 8
+    assert np.allclose(np.diff(points, axis=0), -0.1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
