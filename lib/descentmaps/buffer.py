@@ -18,7 +18,7 @@ from .store import Store, rows_in_block
 __all__ = ["Buffer"]
 
 FIRST = 256  # bytes of a point that are compared first
-MEMORY_BYTES = 2**23  # a block in memory is of 8 MiB, but
+MEMORY_BYTES = 2**24  # a block in memory is of 16 MiB, but
 MEMORY_ROWS = (1, 1024)  # not of fewer and not of more rows than these
 
 

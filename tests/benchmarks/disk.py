@@ -1,4 +1,4 @@
-"""Points that stay on disk: 8 GB of float32, as one file of rows and as a Zarr array chunked by columns."""
+"""Points that stay on disk: 8 GB of float32, as a file of rows, as a Zarr array, and as a recorder writes them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from samples import NOISE, SPHERE_SCALE, sphere
 from tqdm import tqdm
 
 BLOCK = 2**24  # bytes read at once
-CHUNK = 8192  # columns of a chunk; it holds all rows
+ROWS = 10  # written at once
+CHUNK = 2048  # columns of a chunk, as in a recorder's store; but it holds all rows
 SAMPLE = 10  # the rank-k update is measured on one part in so many of the columns
 SPARE = 4e9  # bytes to leave on the disk
 
@@ -28,12 +28,9 @@ def measure(n: int, dimension: int, limits: Limits) -> list[dict[str, Any]]:
     """One row per layout: our map's seconds and memory, beside the two floors."""
     floor = _rank_k(n, dimension // SAMPLE, limits) * SAMPLE
     rows = []
-    for layout in ("memmap", "zarr"):
-        if layout == "zarr" and find_spec("zarr") is None:
-            rows.append({"name": layout, "failure": "Zarr is not installed"})
-            continue
+    for layout, write in LAYOUTS.items():
         with scratch(4 * n * dimension) as folder:
-            path = write(folder, layout, n, dimension)
+            path = write(folder, n, dimension)
             drop_cache(path)
             read = read_all(path)
             drop_cache(path)
@@ -67,8 +64,40 @@ def scratch(size: float) -> Iterator[Path]:
         yield Path(name)
 
 
-def write(folder: Path, layout: str, n: int, dimension: int) -> Path:
-    """The same sphere as everywhere, written block by block in the order of the layout."""
+def _memory_map(folder: Path, n: int, dimension: int) -> Path:
+    path, block = folder / f"points-{n}.dat", _blocks(n, dimension)
+    with open(path, "wb") as file:
+        for start in tqdm(range(0, n, ROWS), "writing rows", leave=False):
+            block(slice(start, start + ROWS), slice(None)).tofile(file)
+    return path
+
+
+def _zarr(folder: Path, n: int, dimension: int) -> Path:
+    import zarr
+
+    path, block = folder / "points.zarr", _blocks(n, dimension)
+    shape, chunks = (n, dimension), (n, min(CHUNK, dimension))
+    array: Any = zarr.create_array(str(path), shape=shape, chunks=chunks, dtype="float32", compressors=None)
+    for start in tqdm(range(0, dimension, CHUNK), "writing columns", leave=False):
+        columns = slice(start, min(start + CHUNK, dimension))
+        array[:, columns] = block(slice(None), columns)
+    return path
+
+
+def _store(folder: Path, n: int, dimension: int) -> Path:
+    from descentmaps.store import Store
+
+    path, block = folder / "points.run", _blocks(n, dimension)
+    store = Store.create(path, {"layout": [["points", [dimension], 0]]}, dimension, np.float32)
+    rows = store.room
+    for start in tqdm(range(0, n, rows), "writing snapshots", leave=False):
+        points = block(slice(start, start + rows), slice(None))
+        store.append(points, np.arange(start + 1, start + 1 + len(points)), {})
+    return path
+
+
+def _blocks(n: int, dimension: int) -> Callable[[slice, slice], Any]:
+    """What makes any block of the same sphere as everywhere."""
     points, rng = sphere(n).astype(np.float32), np.random.default_rng(1)
     frame = rng.standard_normal((3, dimension), dtype=np.float32) / np.float32(dimension**0.5)
 
@@ -77,21 +106,11 @@ def write(folder: Path, layout: str, n: int, dimension: int) -> Path:
         noise = rng.standard_normal(values.shape, dtype=np.float32)
         return values + noise * np.float32(NOISE / dimension**0.5)
 
-    if layout == "zarr":
-        import zarr
+    return block
 
-        path = folder / "points.zarr"
-        shape, chunks = (n, dimension), (n, min(CHUNK, dimension))
-        array: Any = zarr.create_array(str(path), shape=shape, chunks=chunks, dtype="float32", compressors=None)
-        for start in tqdm(range(0, dimension, CHUNK), "writing Zarr", leave=False):
-            columns = slice(start, min(start + CHUNK, dimension))
-            array[:, columns] = block(slice(None), columns)
-        return path
-    path = folder / f"points-{n}.dat"
-    with open(path, "wb") as file:
-        for start in tqdm(range(0, n, 10), "writing rows", leave=False):
-            block(slice(start, start + 10), slice(None)).tofile(file)
-    return path
+
+#: What each layout is called, and what writes it.
+LAYOUTS = {"memory map of rows": _memory_map, "Zarr, columns": _zarr, "a recorder's store": _store}
 
 
 def files_of(path: Path) -> list[Path]:

@@ -76,7 +76,7 @@ def measure(call: Callable[[], Any], peak: PeakMemory | PeakAnonymous) -> tuple[
 
 
 def open_points(path: str) -> Any:
-    """Points in memory from .npy, or left on disk: a memory map of .dat (T rows of float32), or a Zarr array.
+    """Points in memory from .npy, or left on disk: a memory map of .dat (T rows of float32), a Zarr array or a .run.
 
     An .npz holds a network and its data, see `curvature_contenders` and `capture_contenders`.
     """
@@ -88,6 +88,10 @@ def open_points(path: str) -> Any:
         import zarr
 
         return zarr.open_array(path, mode="r")
+    if path.endswith(".run"):
+        from descentmaps import Trajectory
+
+        return Trajectory.open(path).points
     rows = int(Path(path).stem.split("-")[-1])
     return np.memmap(path, dtype=np.float32, mode="r").reshape(rows, -1)
 
