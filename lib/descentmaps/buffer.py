@@ -18,8 +18,7 @@ from .store import Store, rows_in_block
 __all__ = ["Buffer"]
 
 FIRST = 256  # bytes of a point that are compared first
-MEMORY_BYTES = 2**24  # a block in memory is of 16 MiB, but
-MEMORY_ROWS = (1, 1024)  # not of fewer and not of more rows than these
+MEMORY_ROWS = (1, 1024)  # a block in memory has not fewer and not more rows than these
 
 
 class Buffer:
@@ -141,7 +140,7 @@ class Buffer:
 
     def _begin(self) -> None:
         """An empty block, of memory that was used before if there is any."""
-        rows = self._rows_in_block()
+        rows = rows_in_block(self.width, self.dtype.itemsize, MEMORY_ROWS if self.store is None else None)
         if self._blocks and self._blocks[0].rows.shape != (rows, self.width):
             self._blocks = []
         while len(self._blocks) < (2 if self.store is None and rows > 1 else 1):
@@ -159,12 +158,6 @@ class Buffer:
 
     def _new_block(self, rows: int) -> _Block:
         return _Block(rows, self._shapes, self.dtype, self.sketch)
-
-    def _rows_in_block(self) -> int:
-        if self.store is not None:
-            return rows_in_block(self.width, self.dtype.itemsize)
-        fewest, most = MEMORY_ROWS
-        return min(max(MEMORY_BYTES // (self.width * self.dtype.itemsize), fewest), most)
 
 
 class _Block:
@@ -208,17 +201,18 @@ def _columns(scalars: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.flo
     return {name: np.array([entry.get(name, math.nan) for entry in scalars]) for name in names}
 
 
-#: Copies full blocks of all buffers. A process that was forked has none of the threads of the one before.
-_COPYING = ThreadPoolExecutor(1, "descentmaps")
+#: Copies full blocks of all buffers.
+_COPYING: ThreadPoolExecutor
 
 
-def _renew() -> None:
+def _make_copier() -> None:
     global _COPYING
     _COPYING = ThreadPoolExecutor(1, "descentmaps")
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+_make_copier()
+if hasattr(os, "register_at_fork"):  # a process that was forked has none of the threads of the one before
+    os.register_at_fork(after_in_child=_make_copier)
 
 #: Buffers whose last rows are yet to be written.
 _WRITING: set[Buffer] = set()

@@ -182,7 +182,7 @@ def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callab
     most = max(1, min(dimension, block_bytes // ((READY + 1) * 8 * rows)))
     chunk = _chunk_columns(arrays[0], block_bytes // rows)
     reading = max(chunk, most - most % chunk)  # whole chunks, none of which is read twice
-    width = ceil(reading / ceil(reading / most))
+    width = ceil(reading / ceil(reading / most))  # cut into equal parts
     rooms = cycle([np.empty(rows * width) for _ in range(READY + 1)])
 
     def read(start: int) -> list[Any]:

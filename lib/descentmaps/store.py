@@ -32,9 +32,9 @@ READER = "zarrs.ZarrsCodecPipeline"  # of the zarrs package: a tenth of the time
 SHORT = 4096  # chunk length of the arrays that have a few numbers a snapshot
 
 
-def rows_in_block(dimension: int, itemsize: int) -> int:
-    """Snapshots that are written at a time: about 16 MiB of them, from 16 to 1024."""
-    fewest, most = BLOCK_ROWS
+def rows_in_block(dimension: int, itemsize: int, bounds: tuple[int, int] | None = None) -> int:
+    """Snapshots that are written at a time: about 16 MiB of them, from 16 to 1024, or within other bounds."""
+    fewest, most = bounds or BLOCK_ROWS
     return min(max(BLOCK_BYTES // (dimension * itemsize), fewest), most)
 
 

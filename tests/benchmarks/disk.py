@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 BLOCK = 2**24  # bytes read at once
 ROWS = 10  # written at once
-CHUNK = 2048  # columns of a chunk, as in a recorder's store; but it holds all rows
 SAMPLE = 10  # the rank-k update is measured on one part in so many of the columns
 SPARE = 4e9  # bytes to leave on the disk
 
@@ -73,13 +72,16 @@ def _memory_map(folder: Path, n: int, dimension: int) -> Path:
 
 
 def _zarr(folder: Path, n: int, dimension: int) -> Path:
+    """Chunks of as many columns as in a recorder's store, but of all rows."""
     import zarr
 
+    from descentmaps.store import COLUMNS
+
     path, block = folder / "points.zarr", _blocks(n, dimension)
-    shape, chunks = (n, dimension), (n, min(CHUNK, dimension))
+    shape, chunks = (n, dimension), (n, min(COLUMNS, dimension))
     array: Any = zarr.create_array(str(path), shape=shape, chunks=chunks, dtype="float32", compressors=None)
-    for start in tqdm(range(0, dimension, CHUNK), "writing columns", leave=False):
-        columns = slice(start, min(start + CHUNK, dimension))
+    for start in tqdm(range(0, dimension, COLUMNS), "writing columns", leave=False):
+        columns = slice(start, min(start + COLUMNS, dimension))
         array[:, columns] = block(slice(None), columns)
     return path
 
