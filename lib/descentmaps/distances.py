@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk, ssyrk
 
+from .readahead import announce
+
 __all__ = ["squared_distances"]
 
 # Centered squared distances are good to a few units of rounding, relative to the squared distances from the mean.
@@ -22,6 +24,9 @@ SINGLE_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 ROWS = 32  # rows finished at a time: their temporaries stay in the processor's cache
 TILE = 64  # rows and columns mirrored at a time, for the same reason
 READY = 2  # blocks made ready while one is multiplied
+AHEAD = (
+    2**28
+)  # bytes in float64 that the system is told of at a time, so that it takes them off the disk in large pieces
 
 Blocks = Iterator[list[Any]]
 
@@ -180,12 +185,15 @@ def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callab
     """Blocks of columns of all the arrays, prepared; the next ones are while one is used."""
     rows = sum(array.shape[0] for array in arrays)
     most = max(1, min(dimension, block_bytes // ((READY + 1) * 8 * rows)))
-    chunk = _chunk_columns(arrays[0], block_bytes // rows)
-    reading = max(chunk, most - most % chunk)  # whole chunks, none of which is read twice
+    reading = min(_columns_in_chunks(arrays, block_bytes) or most, dimension)
     width = ceil(reading / ceil(reading / most))  # cut into equal parts
+    ahead = max(1, AHEAD // (8 * rows * reading)) * reading
     rooms = cycle([np.empty(rows * width) for _ in range(READY + 1)])
 
     def read(start: int) -> list[Any]:
+        if start % ahead == 0:
+            for array in arrays:
+                announce(array, start + ahead if start else 0, start + 2 * ahead)
         return [_here(array[:, start : start + reading]) for array in arrays]
 
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=READY) as workers:
@@ -209,13 +217,17 @@ def _ahead(workers: Executor, count: int, function: Callable[..., list[Any]], ta
         del done  # else one more of them would be in memory
 
 
-def _chunk_columns(array: Any, most_bytes: int) -> int:
-    """How many columns an array on disk stores together; 1 where that is in no chunks, or more bytes a row."""
-    chunks = getattr(array, "chunks", None)
+def _columns_in_chunks(arrays: list[Any], block_bytes: int) -> int:
+    """Columns in as many whole chunks of an array on disk as take half of the memory, or in one, which may take all.
+
+    0 where not even that has room, so that chunks are read in parts, and where the first array is in no chunks.
+    """
+    chunks = getattr(arrays[0], "chunks", None)
     if not chunks:
-        return 1
+        return 0
     columns = chunks[1][0] if isinstance(chunks[1], tuple) else chunks[1]  # Dask has the sizes of all chunks
-    return columns if columns * array.dtype.itemsize <= most_bytes else 1
+    chunk_bytes = columns * sum(array.shape[0] * array.dtype.itemsize for array in arrays)
+    return max(1, block_bytes // (2 * chunk_bytes)) * columns if chunk_bytes <= block_bytes else 0
 
 
 def _here(part: Any) -> Any:
