@@ -1,8 +1,8 @@
 """Tables and a picture of what `make bench` measured, in the book and in the folder of results.
 
 The page is made from ``ledger/benchmarks.json``, which is committed: no one needs to measure to build the book. The
-directive ``{benchmarks} PART`` shows one part of it: fits, distances, refits, disk, circle, late_training, hessians,
-capture, picture or machine. A part that was never measured says so.
+directive ``{benchmarks} PART`` shows one part of it: fits, distances, refits, disk, device, circle, late_training,
+hessians, capture, picture or machine. A part that was never measured says so.
 """
 
 from __future__ import annotations
@@ -76,6 +76,16 @@ def disk(results: Result) -> Iterator[Table]:
         yield Table("disk", f"Maps of {points(size)} in float32, from a cold disk", head, rows)
 
 
+def device(results: Result) -> Iterator[Table]:
+    head = ("On the device", "Time, the product = 1", "Seconds", "Sine, linear / quadratic")
+    for size in results.get("device", []):
+        rows = [
+            (row["name"], ratio_cells(row)[0], number(row.get("seconds")), sines(row) if "sines" in row else "")
+            for row in size["rows"]
+        ]
+        yield Table("device", f"{points(size)} in float32, on {size['device']}", head, rows)
+
+
 def circle(results: Result) -> Iterator[Table]:
     head = ("Package", "Sine, first pair", "second", "third")
     rows = []
@@ -118,6 +128,7 @@ TABLES: dict[str, Callable[[Result], Iterator[Table]]] = {
     "distances": distances,
     "refits": refits,
     "disk": disk,
+    "device": device,
     "circle": circle,
     "late_training": late_training,
     "hessians": hessians,

@@ -23,6 +23,7 @@ ROUNDING = 8 * float(np.finfo(np.float64).eps)
 SINGLE_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 ROWS = 32  # rows finished at a time: their temporaries stay in the processor's cache
 TILE = 64  # rows and columns mirrored at a time, for the same reason
+STRIPS = 8  # of rows, multiplied one by one on a device, which has no symmetric product
 READY = 2  # blocks made ready while one is multiplied
 AHEAD = (
     2**28
@@ -57,8 +58,9 @@ def squared_distances(
         Memory in float64 for the blocks: all that is needed beside the result, save for what is read from disk, a few
         blocks or chunks in their own type. Chunks larger than this are read in parts, each as often as it has parts.
     device
-        A torch device, such as ``"cuda"``, to center and multiply on; its memory must hold three times the result, and
-        the blocks. Points that are there already stay there. Left out, the processor multiplies.
+        A torch device, such as ``"cuda"``, to center and multiply on; its memory must hold three times the result and
+        four times ``block_bytes``. Points that are there already stay there. Left out, it is where the points are, if
+        that is a CUDA device, and else the processor.
     dtype
         Type of the centered blocks and of the products of each; the blocks' products are always summed in float64.
         ``"float32"`` takes half the time, for an error of a few 1e-7 of the squared distances from the mean: enough
@@ -87,8 +89,10 @@ def squared_distances(
         raise ValueError(f"block_bytes must be positive, got {block_bytes!r}")
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
-    prepare = partial(_centered, dtype=dtype) if device is None else _raw
-    blocks = _blocks(arrays, dimension, int(block_bytes), prepare)
+    if device is None:
+        device = next((array.device for array in arrays if getattr(array, "is_cuda", False)), None)
+    prepare, rooms = (partial(_centered, dtype=dtype), READY + 1) if device is None else (_raw, 0)
+    blocks = _blocks(arrays, dimension, int(block_bytes), prepare, rooms)
     rounding = ROUNDING if dtype == "float64" else SINGLE_ROUNDING
     if device is not None:
         return _on_device(blocks, device, dtype, rounding)
@@ -151,7 +155,7 @@ def _on_device(blocks: Blocks, device: Any, dtype: str, rounding: float) -> NDAr
     """The same, centered, multiplied and finished on a torch device."""
     import torch
 
-    product: Any = 0
+    product: Any = None
     norms: list[Any] = [0, 0]
     for block in blocks:
         tensors = [torch.as_tensor(array, dtype=torch.float64, device=device) for array in block]
@@ -160,7 +164,9 @@ def _on_device(blocks: Blocks, device: Any, dtype: str, rounding: float) -> NDAr
             _refuse_mean(tensors[0].cpu().numpy())
         centered = [(tensor - mean).to(getattr(torch, dtype)) for tensor in tensors]
         x, y = centered[0], centered[-1]
-        product = (x @ y.T).double().add_(product)
+        if product is None:
+            product = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
+        _add_products(product, x, y)
         norms = [norm + z.double().square().sum(dim=1) for norm, z in zip(norms, (x, y), strict=True)]
     for name, norm in zip("XY", norms, strict=True):
         _refuse(name, ~torch.isfinite(norm).cpu().numpy())
@@ -172,6 +178,18 @@ def _on_device(blocks: Blocks, device: Any, dtype: str, rounding: float) -> NDAr
     return d2.cpu().numpy()
 
 
+def _add_products(product: Any, x: Any, y: Any) -> None:
+    """Add x.y on a device; where x is y, strip by strip, and not much more than the upper triangle."""
+    step = ceil(len(x) / STRIPS) if x is y else len(x)
+    for start in range(0, len(x), step):
+        rows, left = slice(start, start + step), start if x is y else 0
+        strip = product[rows, left:]
+        if x.dtype == strip.dtype:
+            strip.addmm_(x[rows], y[left:].T)
+        else:
+            strip.add_(x[rows] @ y[left:].T)
+
+
 def _points(name: str, points: Any) -> tuple[Any, int, int]:
     """The points, as they are where they can be sliced by columns, and their two sizes."""
     points = points if hasattr(points, "shape") else np.asarray(points)
@@ -181,14 +199,19 @@ def _points(name: str, points: Any) -> tuple[Any, int, int]:
     return points, *shape
 
 
-def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callable[..., list[Any]]) -> Blocks:
-    """Blocks of columns of all the arrays, prepared; the next ones are while one is used."""
+def _blocks(
+    arrays: list[Any], dimension: int, block_bytes: int, prepare: Callable[..., list[Any]], rooms: int
+) -> Blocks:
+    """Blocks of columns of all the arrays, prepared; the next ones are while one is used.
+
+    The memory is cut into ``rooms`` to prepare them in, or is all for one block, which is prepared elsewhere.
+    """
     rows = sum(array.shape[0] for array in arrays)
-    most = max(1, min(dimension, block_bytes // ((READY + 1) * 8 * rows)))
+    most = max(1, min(dimension, block_bytes // (max(rooms, 1) * 8 * rows)))
     reading = min(_columns_in_chunks(arrays, block_bytes) or most, dimension)
     width = ceil(reading / ceil(reading / most))  # cut into equal parts
     ahead = max(1, AHEAD // (8 * rows * reading)) * reading
-    rooms = cycle([np.empty(rows * width) for _ in range(READY + 1)])
+    spare = cycle([np.empty(rows * width) for _ in range(rooms)] or [None])
 
     def read(start: int) -> list[Any]:
         if start % ahead == 0:
@@ -203,7 +226,7 @@ def _blocks(arrays: list[Any], dimension: int, block_bytes: int, prepare: Callab
             for part in parts
             for start in range(0, part[0].shape[1], width)
         )
-        yield from _ahead(workers, READY, prepare, zip(cut, rooms, strict=False))
+        yield from _ahead(workers, READY, prepare, zip(cut, spare, strict=False))
 
 
 def _ahead(workers: Executor, count: int, function: Callable[..., list[Any]], tasks: Iterable[tuple]) -> Blocks:
@@ -235,7 +258,7 @@ def _here(part: Any) -> Any:
     return part.detach() if hasattr(part, "detach") else np.asarray(part)
 
 
-def _raw(blocks: list[Any], _: NDArray[np.float64]) -> list[Any]:
+def _raw(blocks: list[Any], _: None) -> list[Any]:
     """The blocks as they are; those of a file, copied from there."""
     return [np.array(block) if isinstance(block, np.ndarray) else block for block in blocks]
 

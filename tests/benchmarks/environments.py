@@ -99,6 +99,17 @@ CIRCLE = (
 REFITS = (MAPS[0], Contender("descentmaps, refit", OURS, "ours_again"))
 
 
+def _device(name: str, call: str) -> Contender:
+    return Contender(name, OURS, call, module="device_contenders")
+
+
+DEVICE = (
+    _device("product in float64", "product"),
+    _device("descentmaps, distances", "distances"),
+    _device("descentmaps, map", "whole_map"),
+)
+
+
 def _curvature(name: str, package: str, call: str) -> Contender:
     return Contender(name, package, call, module="curvature_contenders")
 

@@ -33,6 +33,7 @@ from environments import (
     BUILD,
     CAPTURES,
     CIRCLE,
+    DEVICE,
     DISTANCES,
     HESSIANS,
     MAPS,
@@ -47,6 +48,7 @@ import benchmarks as page
 
 SIZES = ((1000, 10_000), (4000, 1000), (10_000, 1000), (2000, 100_000))
 LARGE = (2000, 1_000_000)
+ON_DEVICE = (4096, 1_000_000)
 NETWORKS = ((64, 16, 10), (64, 128, 64, 10))  # layer widths of the networks whose Hessians are looked at
 EIGENVALUES = 10
 LOOPS = {"MLP": 2000, "CNN": 300}  # networks that are captured, and for how many updates
@@ -194,6 +196,23 @@ def from_disk(options: argparse.Namespace) -> list[Result]:
     return [{"points": n, "dimension": dimension, "rows": disk.measure(n, dimension, bounds)}]
 
 
+def on_device(options: argparse.Namespace) -> Iterator[Result]:
+    """Distances and a map of points that lie on a CUDA device already; nothing where there is none."""
+    import torch
+
+    kind = torch.device(options.device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        return
+    (n, dimension), places = options.device_size, samples.sphere(options.device_size[0])
+    with disk.scratch(0) as folder:
+        path = folder / "places.npz"
+        np.savez(path, places=places, dimension=dimension, device=options.device)
+        rows = interleaved(DEVICE, {"points": str(path), "components": 10}, n, options.rounds, limits(options))
+    name = torch.cuda.get_device_name(options.device) if kind == "cuda" else processor()
+    score = partial(sines_of, samples.sphere_spaces(places))
+    yield {"points": n, "dimension": dimension, "device": name} | scored(rows, DEVICE[0].name, [], score)
+
+
 def hessians(options: argparse.Namespace) -> Iterator[Result]:
     """The largest eigenvalues of each network's Hessian, with their error."""
     for widths in NETWORKS:
@@ -251,6 +270,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Result]]] = {
     "distances": distances,
     "late_training": late_training,
     "circle": circle,
+    "device": on_device,
     "hessians": hessians,
     "capture": captures,
     "disk": from_disk,
@@ -348,6 +368,8 @@ def arguments(words: Iterable[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="of BLAS and of every other pool, for all alike")
     parser.add_argument("--large", action="store_true", help="also 8 GB of points from disk")
     parser.add_argument("--large-size", type=pairs, default=LARGE, metavar="TxD", help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cuda", help="where the part device is measured")
+    parser.add_argument("--device-size", type=pairs, default=ON_DEVICE, metavar="TxD", help=argparse.SUPPRESS)
     parser.add_argument("--publish", action="store_true", help="write ledger/benchmarks.json, shown in the book")
     parser.add_argument("--ledger", type=Path, default=ROOT / "ledger" / "benchmarks.json", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=BUILD, help="folder for the results")

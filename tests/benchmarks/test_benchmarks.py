@@ -85,7 +85,7 @@ import environments, run
 run.MAPS, run.DISTANCES, run.CIRCLE = environments.MAPS[:3], environments.DISTANCES[:2], environments.CIRCLE[:1]
 run.HESSIANS, run.NETWORKS = environments.HESSIANS[:2], run.NETWORKS[:1]
 run.CAPTURES, run.LOOPS = environments.CAPTURES[:-1], {{"MLP": 20}}
-run.main(run.arguments([*"--sizes 300x20 --rounds 1 --output {tmp_path}".split()]))
+run.main(run.arguments([*"--sizes 300x20 --device cpu --device-size 400x30 --rounds 1 --output {tmp_path}".split()]))
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
@@ -93,6 +93,9 @@ run.main(run.arguments([*"--sizes 300x20 --rounds 1 --output {tmp_path}".split()
     (size,) = results["parts"]["fits"]
     assert size["floor_ratio"] > 0
     assert len(size["rows"][0]["sines"]) == 2
+    (device,) = results["parts"]["device"]
+    assert [row["failure"] for row in device["rows"]] == [""] * 3
+    assert device["rows"][2]["sines"][0] < 0.3
     (hessian,) = results["parts"]["hessians"]
     assert max(row["error"] for row in hessian["rows"]) < 1e-6
     (capture,) = results["parts"]["capture"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist, pdist, squareform
 
-from descentmaps import squared_distances
+from descentmaps import distances, squared_distances
 from descentmaps.distances import ROUNDING
 
 ELEMENTS = st.floats(-100, 100, width=32)
@@ -255,6 +255,41 @@ def test_a_device_gives_the_same(kind, block_bytes, tmp_path):
     np.testing.assert_allclose(between, squared_distances(x[:3], x), atol=1e-13)
     unchanged = given_x.detach().numpy() if hasattr(given_x, "detach") else np.asarray(given_x)
     assert np.array_equal(unchanged, x)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 65])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_strips_on_a_device_make_up_the_triangle(n, dtype):
+    x = np.random.default_rng(n).normal(size=(n, 50))
+    d2 = squared_distances(x, device="cpu", dtype=dtype, block_bytes=8 * n * 20)
+    np.testing.assert_allclose(d2, direct(x), rtol=1e-12 if dtype == "float64" else 1e-5)
+    assert np.array_equal(d2, d2.T)
+
+
+@pytest.mark.parametrize("of", ["x", "y"])
+def test_points_on_a_cuda_device_are_multiplied_there(of, monkeypatch):
+    """None is needed: a tensor that says so is sent where torch's processor stands in."""
+    x = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    class OnDevice:
+        shape, dtype, device, is_cuda = x.shape, x.dtype, "cuda:1", True
+
+        def __getitem__(self, key):
+            return x[key]
+
+    asked = []
+
+    def on_device(blocks, device, *rest):
+        asked.append(device)
+        return original(blocks, "cpu", *rest)
+
+    original = distances._on_device
+    monkeypatch.setattr(distances, "_on_device", on_device)
+    given = (OnDevice(), None) if of == "x" else (x, OnDevice())
+    np.testing.assert_allclose(squared_distances(*given), direct(x.numpy()), atol=1e-12)
+    assert asked == ["cuda:1"]
+    squared_distances(x)
+    assert len(asked) == 1
 
 
 def test_late_training_is_resolved_on_a_device():
