@@ -49,8 +49,9 @@ def visit(browser: Browser, url: str) -> Visit:
     page.goto(url, wait_until="networkidle")  # not "load": the page in the root sends the reader on
     page.evaluate("() => window.MathJax?.startup?.promise")
     read(page, seen)
-    page.set_viewport_size(PHONE)
     seen.too_wide = page.evaluate(TOO_WIDE)
+    page.set_viewport_size(PHONE)
+    seen.too_wide += page.evaluate(TOO_WIDE)
     page.close()
     return seen
 
@@ -70,12 +71,14 @@ PROSE = """() => {
   return article?.textContent ?? "";
 }"""
 
-#: Elements that stick out of a page which can be scrolled sideways.
+#: Elements that stick out of a page which can be scrolled sideways, and lines of code that stick out of their boxes.
 TOO_WIDE = """() => {
-  const width = document.documentElement.clientWidth;
-  if (document.documentElement.scrollWidth <= width) return [];
+  const width = document.documentElement.clientWidth, start = e => e.outerHTML.slice(0, 120);
+  const code = [...document.querySelectorAll("article pre")].filter(e => !e.closest(".cell_output"));
+  const cut = code.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => `code is cut off: ${start(e)}`);
+  if (document.documentElement.scrollWidth <= width) return cut;
   const wide = [...document.querySelectorAll("article *")].filter(e => e.getBoundingClientRect().right > width + 1);
-  return [`the page is ${document.documentElement.scrollWidth} wide`, ...wide.map(e => e.outerHTML.slice(0, 120))];
+  return [...cut, `the page is ${document.documentElement.scrollWidth} wide`, ...wide.map(start)];
 }"""
 
 

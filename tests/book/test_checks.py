@@ -58,6 +58,7 @@ BAD = {
     'without a description: <img alt=""': "<img alt='' src='data:image/gif;base64,R0lGODlhAQABAAAAACw='>",
     'without a description: <img alt="../_images': "<img alt='../_images/f00.png' src='data:,'>",
     "without a description: <svg": "<svg><circle r='4'/></svg>",
+    "code is cut off": f"<pre style='overflow: auto'>{'x' * 400}</pre>",
     "the page is": "<div style='width: 2000px'>wide</div>",
     "leads nowhere: #missing": "<a href='#missing'>there</a>",
     "leads nowhere: missing.html": "<a href='missing.html'>there</a>",

@@ -59,7 +59,7 @@ def test_pictures_are_described(seen: checks.Visit) -> None:
 
 
 @on_every_page
-def test_page_fits_a_phone(seen: checks.Visit) -> None:
+def test_page_fits_a_desk_and_a_phone(seen: checks.Visit) -> None:
     assert not checks.width_problems(seen)
 
 
