@@ -4,7 +4,8 @@ jupyter-cache knows a notebook by its code cells only, so a page would keep the 
 Here the cache lives in a folder named after everything else that a result depends on. The folder is a setting
 of the build environment, so when its name changes Sphinx reads and writes every page again by itself.
 
-The table of contents stands on every page too, and for its sake every page is written again when it changes.
+The table of contents stands on every page too, and for its sake every page is written again when it changes. The pages
+of what has left it go.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 
 
 def fingerprint(root: Path) -> str:
@@ -57,9 +59,18 @@ def keep_latest(app: Sphinx) -> None:
         seen.add(record.uri)
 
 
+def remove_pages(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> list[str]:
+    for name in removed:
+        (Path(app.outdir) / app.builder.get_target_uri(name)).unlink(missing_ok=True)
+    return []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_config_value("book_contents", "", "html")
     app.connect("config-inited", note_contents)
     app.connect("config-inited", choose_cache)
     app.connect("builder-inited", keep_latest)
+    app.connect("env-get-outdated", remove_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

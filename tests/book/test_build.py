@@ -124,12 +124,16 @@ def test_an_edit_that_is_taken_back_runs_again(book: Book) -> None:
     assert "<p>41</p>" in book.page("book/ledger.html")
 
 
-def test_a_new_page_stands_in_the_contents_of_every_page(book: Book) -> None:
+def test_a_page_comes_and_goes(book: Book) -> None:
     book.build()
     book.write("book/more.md", "# One page more\n")
     book.write_contents("book/ledger", "book/statistics", "notebooks/01-small", "book/more")
     book.build()
     assert "One page more" in book.page("book/preface.html")
+    book.write_contents("book/ledger", "book/statistics", "notebooks/01-small")
+    book.build()
+    assert "One page more" not in book.page("book/preface.html")
+    assert not (book.html / "book" / "more.html").exists()
     assert book.runs == 1
 
 
