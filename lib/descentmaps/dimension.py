@@ -69,15 +69,19 @@ def new_coordinates(psi: Any, bandwidth_share: float = 1 / 3) -> NDArray[np.floa
     Talmon, Coifman and Kevrekidis 2018). The residual is the root mean square error relative to the column's: near 0
     for a function of the columns before, such as a horseshoe's arch, and large for a new direction. The first is 1.
 
-    Returns an array (m,). ValueError where psi is not 2-D or not finite.
+    Where over half of the pairs coincide, as in a column that singles out one point, h is 0, and a point is predicted
+    from the nearest ones alone. A column of zeros is not new.
+
+    Returns an array (m,). ValueError where psi is not 2-D, not finite, or of fewer than two points.
     """
     psi = np.asarray(psi, dtype=np.float64)
-    if psi.ndim != 2 or not np.isfinite(psi).all():
-        raise ValueError(f"psi must be a finite 2-D array (points, coordinates), got shape {psi.shape}")
+    if psi.ndim != 2 or len(psi) < 2 or not np.isfinite(psi).all():
+        raise ValueError(f"psi must be a finite 2-D array (points, coordinates) of 2 points or more, got {psi.shape}")
+    psi = psi / (np.abs(psi).max(initial=0) or 1)  # the unit makes no difference, but squares could overflow
     residuals = [1.0]
     for k in range(1, psi.shape[1]):
-        predicted = _predict_locally(psi[:, :k], psi[:, k], bandwidth_share)
-        residuals.append(float(np.linalg.norm(psi[:, k] - predicted) / np.linalg.norm(psi[:, k])))
+        missed = psi[:, k] - _predict_locally(psi[:, :k], psi[:, k], bandwidth_share)
+        residuals.append(float(np.linalg.norm(missed) / (np.linalg.norm(psi[:, k]) or 1)))
     return np.array(residuals)
 
 
@@ -85,10 +89,14 @@ def _predict_locally(
     known: NDArray[np.float64], target: NDArray[np.float64], bandwidth_share: float
 ) -> NDArray[np.float64]:
     """Leave-one-out predictions of local linear regression."""
-    d2 = squared_distances(known)
-    scale = bandwidth_share * np.median(np.sqrt(d2[np.tri(len(d2), k=-1, dtype=bool)]))
-    weights = np.exp(-d2 / scale**2)
-    np.fill_diagonal(weights, 0)
+    distances = np.sqrt(squared_distances(known))
+    scale = bandwidth_share * np.median(distances[np.tri(len(known), k=-1, dtype=bool)])
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.min(axis=1, keepdims=True)
+    if scale > 0:  # a common factor of a point's weights makes no difference: the nearest gets 1, so none underflow
+        weights = np.exp((nearest - distances) / scale * ((nearest + distances) / scale))
+    else:
+        weights = np.where(distances > nearest, 0.0, 1.0)
     design = np.column_stack([np.ones(len(known)), known])
     moments = np.einsum("ij,jk,jl->ikl", weights, design, design, optimize=True)
     sides = np.einsum("ij,jk,j->ik", weights, design, target, optimize=True)

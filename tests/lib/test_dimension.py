@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from descentmaps import kernel_dimension, new_coordinates, participation_ratio, squared_distances
+from descentmaps import DiffusionMap, kernel_dimension, new_coordinates, participation_ratio, squared_distances
 from descentmaps.dimension import maximum_likelihood_dimension, two_nn
 
 
@@ -96,5 +98,38 @@ class TestNewCoordinates:
         assert new_coordinates(psi)[2] == pytest.approx(expected, rel=1e-6)
 
     def test_one_dimensional_input_is_refused(self):
-        with pytest.raises(ValueError, match=r"psi must be a finite 2-D array \(points, coordinates\), got shape"):
+        with pytest.raises(ValueError, match=r"psi must be a finite 2-D array \(points, coordinates\) of 2 .*\(600,\)"):
             new_coordinates(self.t)
+
+    @pytest.mark.parametrize("points", [0, 1])
+    def test_a_single_point_is_refused(self, points):
+        with pytest.raises(ValueError, match=rf"of 2 points or more, got \({points}, 2\)"):
+            new_coordinates(np.zeros((points, 2)))
+
+    def test_after_a_column_that_singles_out_a_point_the_next_is_as_new_as_without(self):
+        """As where a kernel falls apart: the first coordinate is one lonely point against the rest."""
+        psi = np.column_stack([np.zeros(600), np.cos(np.pi * self.t), np.cos(2 * np.pi * self.t)])
+        psi[0, 0] = 25
+        _, new, arch = new_coordinates(psi)
+        assert new == pytest.approx(1, abs=0.01)
+        assert arch < 0.1
+
+    def test_constant_columns(self):
+        """One says nothing of the next, and is nothing new after it."""
+        psi = np.column_stack([np.ones(600), self.t - self.t.mean(), np.ones(600), np.zeros(600)])
+        _, new, constant, zeros = new_coordinates(psi)
+        assert new == pytest.approx(600 / 599)  # each is predicted by the mean of the others
+        assert constant < 1e-8
+        assert zeros == 0
+
+    @given(exponent=st.integers(-300, 300))
+    def test_the_unit_makes_no_difference(self, exponent):
+        psi = gaussian(40, [1, 1, 1])
+        np.testing.assert_allclose(new_coordinates(psi * 2.0**exponent), new_coordinates(psi), rtol=1e-12)
+
+    def test_any_map_has_residuals(self):
+        """A kernel that falls apart gives coordinates of lonely points, and no NaN."""
+        x = np.vstack([gaussian(200, [1, 1]), [[100, 0], [0, 300]]])
+        with pytest.warns(UserWarning):
+            psi = DiffusionMap(4, epsilon=0.05).fit(x).eigenvectors_
+        assert np.isfinite(new_coordinates(psi)).all()
