@@ -28,7 +28,8 @@ def participation_ratio(X: Any, metric: Metric = "euclidean") -> float:
     total = np.trace(gram)
     if not total > 0:
         raise ValueError(f"X must hold points that differ, got {len(d2)} identical ones")
-    return float(total**2 / np.vdot(gram, gram))
+    gram /= total
+    return float(1 / np.vdot(gram, gram))
 
 
 def kernel_dimension(X: Any, metric: Metric = "euclidean") -> float:
@@ -40,25 +41,34 @@ def kernel_dimension(X: Any, metric: Metric = "euclidean") -> float:
     return float(2 * kernel_sum_scan(_distances(X, metric)).slopes.max())
 
 
-def two_nn(X: Any) -> float:
+def two_nn(X: Any, metric: Metric = "euclidean") -> float:
     """TwoNN estimate (Facco, d'Errico, Rodriguez and Laio 2017) for points X (n, D), from scikit-dimension.
 
     It counts from the ratio of each point's second to its first neighbor's distance, so it sees the finest scale:
-    the noise, if there is any, and nonsense where points are evenly spaced.
+    the noise, if there is any, and nonsense where points are evenly spaced. Points on top of others are left out.
     """
     import skdim  # compiled at import, which takes a second that other users of this module need not wait
 
-    return float(skdim.id.TwoNN().fit(np.asarray(X, dtype=np.float64)).dimension_)
+    return float(skdim.id.TwoNN(dist=True).fit(_nearest(X, 2, metric)).dimension_)
 
 
-def maximum_likelihood_dimension(X: Any, n_neighbors: int = 20) -> float:
-    """Maximum-likelihood estimate (Levina and Bickel 2004) for points X (n, D), from scikit-dimension."""
+def maximum_likelihood_dimension(X: Any, n_neighbors: int = 20, metric: Metric = "euclidean") -> float:
+    """Maximum-likelihood estimate (Levina and Bickel 2004) for points X (n, D), from scikit-dimension.
+
+    ValueError where ``n_neighbors`` is not above 2 and below n, or where points lie on top of one another.
+    """
     import skdim
 
-    points = np.asarray(X, dtype=np.float64)
-    if not 2 < n_neighbors < len(points):
-        raise ValueError(f"n_neighbors must be above 2 and below the {len(points)} points, got {n_neighbors!r}")
-    return float(skdim.id.MLE(K=n_neighbors).fit(points, n_neighbors=n_neighbors).dimension_)
+    if not 2 < n_neighbors < len(X):
+        raise ValueError(f"n_neighbors must be above 2 and below the {len(X)} points, got {n_neighbors!r}")
+    near = _nearest(X, n_neighbors, metric)
+    if not near[:, 0].all():
+        raise ValueError(
+            f"X must not hold points on top of one another, got {np.sum(near[:, 0] == 0)}: leave out all but one"
+        )
+    # The distances are all that it needs: it would compute others, which late in training are mostly rounding.
+    found = skdim.id.MLE(K=n_neighbors).fit(near, n_neighbors=n_neighbors, precomputed_knn_arrays=(near, near))
+    return float(found.dimension_)
 
 
 def new_coordinates(psi: Any, bandwidth_share: float = 1 / 3) -> NDArray[np.float64]:
@@ -102,6 +112,16 @@ def _predict_locally(
     sides = np.einsum("ij,jk,j->ik", weights, design, target, optimize=True)
     coefficients = np.einsum("ikl,il->ik", np.linalg.pinv(moments, rcond=1e-10, hermitian=True), sides)
     return np.einsum("ik,ik->i", design, coefficients)
+
+
+def _nearest(X: Any, k: int, metric: Metric) -> NDArray[np.float64]:
+    """Distances (n, k) of each point to its k nearest others, rising."""
+    d2 = _distances(X, metric).copy()
+    if len(d2) <= k:
+        raise ValueError(f"X must hold more than {k} points, got {len(d2)}")
+    np.fill_diagonal(d2, np.inf)
+    d2.partition(k - 1, axis=1)
+    return np.sqrt(np.sort(d2[:, :k], axis=1))
 
 
 def _distances(X: Any, metric: Metric) -> NDArray[np.float64]:

@@ -25,6 +25,11 @@ class TestParticipationRatio:
         x = gaussian(50, [3, 2, 1])
         assert participation_ratio(squared_distances(x), "precomputed") == pytest.approx(participation_ratio(x))
 
+    @pytest.mark.parametrize("unit", [1e-150, 1e150])
+    def test_the_unit_makes_no_difference(self, unit):
+        x = gaussian(50, [3, 2, 1])
+        assert participation_ratio(unit * x) == pytest.approx(participation_ratio(x))
+
     def test_line_and_noise(self):
         assert participation_ratio(np.outer(np.arange(30), [1.0, 2.0, 3.0])) == pytest.approx(1)
         assert participation_ratio(gaussian(4000, [1] * 5)) == pytest.approx(5, rel=0.01)
@@ -53,6 +58,31 @@ class TestNeighborEstimates:
         plane = np.random.default_rng(0).random((2000, 2)) @ np.random.default_rng(1).standard_normal((2, 30))
         assert two_nn(plane) == pytest.approx(2, rel=0.1)
         assert maximum_likelihood_dimension(plane) == pytest.approx(2, rel=0.1)
+
+    @pytest.mark.parametrize("estimate", [two_nn, maximum_likelihood_dimension])
+    def test_late_in_training(self, estimate):
+        """Steps of a hundred-millionth of the norm: distances that are not centered are rounding."""
+        plane = np.random.default_rng(0).random((500, 2)) @ np.random.default_rng(1).standard_normal((2, 30))
+        assert estimate(1 + 1e-8 * plane) == pytest.approx(estimate(plane), rel=1e-3)
+
+    @pytest.mark.parametrize("estimate", [two_nn, maximum_likelihood_dimension])
+    def test_of_distances_is_that_of_points(self, estimate):
+        x = gaussian(300, [3, 2, 1])
+        d2 = squared_distances(x)
+        assert estimate(d2, metric="precomputed") == pytest.approx(estimate(x))
+        assert not d2.diagonal().any()  # not written to
+
+    def test_points_on_top_of_others(self):
+        x = gaussian(300, [1, 1])
+        twice = np.vstack([x, x[:3]])
+        with pytest.raises(ValueError, match="X must not hold points on top of one another, got 6"):
+            maximum_likelihood_dimension(twice)
+        with pytest.warns(UserWarning, match="Dropping 6 points"):
+            assert two_nn(twice) == pytest.approx(two_nn(x), rel=0.1)
+
+    def test_two_points_have_no_two_neighbors(self):
+        with pytest.raises(ValueError, match="X must hold more than 2 points, got 2"):
+            two_nn(gaussian(2, [1, 1]))
 
     def test_two_nn_sees_the_noise_around_a_line(self):
         x = np.column_stack([np.linspace(0, 100, 1000), gaussian(1000, [1] * 9)])
