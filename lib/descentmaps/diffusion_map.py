@@ -29,6 +29,7 @@ BLOCK = 2**24  # distances from new points worked on at a time
 LONELY = 1.1  # sum of the affinities, its own 1 included, of a point that has no neighbors to speak of
 FEW = 8  # sum of the affinities of a point whose rates its neighbors are too few to tell
 ALIKE = 0.95  # mean affinity of points that all look alike
+EPS = float(np.finfo(np.float64).eps)  # eigenvalues nearer to 0 count as this much, since extensions divide by them
 EQUAL = 1e-8  # rates that differ by less, relatively, belong to vectors that rounding chooses
 
 
@@ -256,7 +257,7 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
         affinities.scale(1 / root)
         values, vectors = affinities.top_eigenpairs(n_components, root, self._noise)
         self._warn_of_degenerate(values)
-        self.eigenvalues_ = np.maximum(values, np.finfo(float).eps)
+        self.eigenvalues_ = np.maximum(values, EPS)
         self.generator_ = -np.log(self.eigenvalues_) / self.epsilon_
         return self._degrees, vectors
 
@@ -269,7 +270,7 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
         affinities.scale(1 / root)
         rates, vectors = affinities.slow_eigenpairs(n_components, self._degrees / mass, root, self._noise)
         self.generator_ = np.maximum(rates, 0)
-        self.eigenvalues_ = np.maximum(np.exp(-self.generator_ * self.epsilon_), np.finfo(float).eps)
+        self.eigenvalues_ = np.maximum(np.exp(-self.generator_ * self.epsilon_), EPS)
         self._warn_of_degenerate(self.eigenvalues_)
         return mass, vectors
 
@@ -295,7 +296,9 @@ class DiffusionMap(TransformerMixin, BaseEstimator):
         if self.kernel == "gaussian":
             return kernel @ self._vectors / degrees / self.eigenvalues_
         mass = np.einsum("ij,ij->i", kernel, d2)[:, None] / (2 * self.dimension_)
-        return kernel @ self._vectors / (degrees - mass * self.generator_)
+        left = 1 - mass / degrees * self.generator_  # of each coordinate, by a step from here
+        left[np.abs(left) < EPS] = EPS
+        return kernel @ self._vectors / degrees / left
 
     def _nearest(self, d2: Any) -> NDArray[np.float64]:
         """Squared distances to the nearest points of the fit, from which a point's own scale is taken."""

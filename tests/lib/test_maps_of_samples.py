@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from scipy.special import eval_hermitenorm
 from scipy.stats import norm
 
@@ -113,6 +115,15 @@ class TestVariableKernel:
         x = np.random.default_rng(2).standard_normal((n, 2))
         dm = DiffusionMap(5, alpha=alpha, kernel="variable", epsilon=0.05, time=2).fit(x)
         np.testing.assert_allclose(dm.transform(x), dm.embedding_, atol=1e-8)
+
+    @given(places=st.lists(st.floats(-2, 2), min_size=2, max_size=2, unique=True), first=st.integers(1, 6))
+    def test_coordinates_among_points_in_one_place_extend_to_numbers(self, places, first):
+        """A step leaves nothing of them, so that nothing can be said of new points; but no infinity is."""
+        x = np.repeat(places, [first, 7 - first])[:, None]
+        assume(abs(places[0] - places[1]) > 1e-3)
+        with pytest.warns(UserWarning, match="points on top of one another"):
+            dm = DiffusionMap(3, kernel="variable", epsilon="scan").fit(x)
+        assert np.isfinite(dm.transform(x)).all()
 
 
 class TestNeighbors:
