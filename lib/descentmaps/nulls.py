@@ -210,37 +210,52 @@ def straightness(points: ArrayLike) -> float:
 
 
 def principal_share(points: ArrayLike, k: int = 1) -> float:
-    """Share of the variance in the first ``k`` principal components. ValueError where nothing moves."""
+    """Share of the variance in the first ``k`` principal components. ValueError where nothing moves, or k < 1."""
+    _check_count(k)
     variances = np.sum(_principal(_checked(points))[0] ** 2, axis=0)
     return float(variances[:k].sum() / variances.sum())
 
 
 def future_share(points: ArrayLike, k: int = 10) -> float:
-    """Share of the variance of the second half that lies in the first half's top ``k`` principal directions."""
+    """Share of the variance of the second half that lies in the first half's top ``k`` principal directions.
+
+    ValueError where nothing moves in one of the halves, or k is below 1.
+    """
     points = _checked(points)
+    _check_count(k)
     past, future = points[: len(points) // 2], points[len(points) // 2 :]
     future = future - future.mean(axis=0)
+    if not future.any():
+        raise ValueError("points must move in the second half, got the same one throughout")
     return float(np.sum((future @ _principal(past)[1][:k].T) ** 2) / np.sum(future**2))
 
 
 def cosine_fit(points: ArrayLike, k: int = 1) -> float:
     """Squared correlation of the ``k``-th principal component with ``cos(pi k t / T)``, what a random walk's tends to.
 
-    See Antognini and Sohl-Dickstein (2018).
+    See Antognini and Sohl-Dickstein (2018). ValueError where nothing moves, or there is no such component.
     """
     points = _checked(points)
+    _check_count(k, min(points.shape))
     wave = np.cos(np.pi * k * (np.arange(len(points)) + 0.5) / len(points))
     return float(np.corrcoef(_principal(points)[0][:, k - 1], wave)[0, 1] ** 2)
 
 
 def clock(coordinate: ArrayLike, time: ArrayLike) -> float:
-    """Absolute rank correlation (Spearman) of a coordinate (T,) with time (T,): 1 where it never turns back."""
+    """Absolute rank correlation (Spearman) of a coordinate (T,) with time (T,): 1 where it never turns back.
+
+    ValueError where one of them is not 1-D, not finite or constant, or where they differ in length.
+    """
+    coordinate, time = _coordinates(coordinate=coordinate, time=time)
     return float(abs(spearmanr(coordinate, time).statistic))
 
 
 def parabola(first: ArrayLike, second: ArrayLike, degree: int = 4) -> float:
-    """How far the second coordinate (T,) is a polynomial of the first: the share R^2 of its variance explained."""
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    """How far the second coordinate (T,) is a polynomial of the first: the share R^2 of its variance explained.
+
+    ValueError where one of them is not 1-D, not finite or constant, or where they differ in length.
+    """
+    first, second = _coordinates(first=first, second=second)
     fitted = np.polynomial.Polynomial.fit(first, second, degree)
     return float(1 - np.var(second - fitted(first)) / np.var(second))
 
@@ -306,6 +321,25 @@ def _checked(points: ArrayLike) -> Array:
     if not np.isfinite(found).all():
         raise ValueError("points must be finite, got NaN or infinity among them")
     return found
+
+
+def _coordinates(**named: ArrayLike) -> list[Array]:
+    """As arrays of one length, none of them constant."""
+    found = {name: np.asarray(values, dtype=np.float64) for name, values in named.items()}
+    for name, values in found.items():
+        if values.ndim != 1 or not np.isfinite(values).all():
+            raise ValueError(f"{name} must be a finite 1-D array, got {values!r}")
+        if len(values) == 0 or np.ptp(values) == 0:
+            raise ValueError(f"{name} must vary, got {len(values)} times the same value")
+    lengths = [len(values) for values in found.values()]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"{' and '.join(found)} must be equally long, got {' and '.join(map(str, lengths))} numbers")
+    return list(found.values())
+
+
+def _check_count(k: int, most: float = np.inf) -> None:
+    if not 1 <= k <= most:
+        raise ValueError(f"k must be at least 1{'' if most == np.inf else f' and at most {most}'}, got {k!r}")
 
 
 def _length(run: Any) -> int:

@@ -237,6 +237,25 @@ class TestStatistics:
         with pytest.raises(ValueError, match="points must"):
             statistic(np.ones((5, 3)))
 
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: nulls.clock(np.ones(9), np.arange(9)), "coordinate must vary, got 9 times the same value"),
+            (lambda: nulls.clock(np.arange(9), []), "time must vary, got 0 times"),
+            (lambda: nulls.clock(np.arange(8), np.arange(9)), "coordinate and time must be equally long, got 8 and 9"),
+            (lambda: nulls.clock(PATH, np.arange(len(PATH))), "coordinate must be a finite 1-D array"),
+            (lambda: nulls.parabola(np.arange(9), np.ones(9)), "second must vary"),
+            (lambda: nulls.parabola([0, np.nan, 1], np.arange(3)), "first must be a finite 1-D array"),
+            (lambda: nulls.cosine_fit(PATH, 0), f"k must be at least 1 and at most {min(PATH.shape)}, got 0"),
+            (lambda: nulls.principal_share(PATH, 0), "k must be at least 1, got 0"),
+            (lambda: nulls.future_share(PATH, 0), "k must be at least 1, got 0"),
+            (lambda: nulls.future_share(np.vstack([PATH, 0 * PATH])), "points must move in the second half"),
+        ],
+    )
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
 
 class TestCompare:
     def test_counts(self):
