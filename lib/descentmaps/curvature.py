@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
 
+from .progress import progress
+
 __all__ = [
     "Alignment",
     "SpectralDensity",
@@ -198,7 +200,8 @@ def spectral_density(
     known = np.empty((size, 0)) if deflate is None else np.linalg.qr(deflate.vectors)[0]
     rest = size - known.shape[1]
     quadratures = [
-        _lanczos_quadrature(op, rng.standard_normal(size), min(n_steps, rest), known) for _ in range(n_probes)
+        _lanczos_quadrature(op, rng.standard_normal(size), min(n_steps, rest), known)
+        for _ in progress(range(n_probes), "spectral density", "probes")
     ]
     longest = max(len(nodes) for nodes, _ in quadratures)
     nodes = np.array([np.pad(nodes, (0, longest - len(nodes)), mode="edge") for nodes, _ in quadratures])
@@ -260,7 +263,7 @@ def trace(op: Any, n_probes: int = 100, seed: int = 0) -> TraceEstimate:
         raise ValueError(f"n_probes must be at least 2, to have an error, got {n_probes!r}")
     op = aslinearoperator(op)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n_probes, op.shape[0]))
-    values = np.array([z @ op.matvec(z) for z in signs])
+    values = np.array([z @ op.matvec(z) for z in progress(signs, "trace", "probes")])
     return TraceEstimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(n_probes)))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk, ssyrk
 
+from .progress import progress
 from .readahead import announce
 
 __all__ = ["squared_distances"]
@@ -28,6 +29,8 @@ READY = 2  # blocks made ready while one is multiplied
 AHEAD = (
     2**28
 )  # bytes in float64 that the system is told of at a time, so that it takes them off the disk in large pieces
+
+LONG = 1e11  # products from which on progress is shown: about two seconds of one core
 
 Blocks = Iterator[list[Any]]
 
@@ -220,7 +223,10 @@ def _blocks(
         return [_here(array[:, start : start + reading]) for array in arrays]
 
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=READY) as workers:
-        parts = _ahead(reader, 1, read, ((start,) for start in range(0, dimension, reading)))
+        starts: Iterable[int] = range(0, dimension, reading)
+        if rows**2 * dimension > LONG:
+            starts = progress(starts, "squared distances", "blocks")
+        parts = _ahead(reader, 1, read, ((start,) for start in starts))
         cut = (
             [array[:, start : start + width] for array in part]
             for part in parts

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import spearmanr
-from tqdm.auto import trange
+
+from .progress import progress
 
 __all__ = [
     "NULLS",
@@ -37,7 +38,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 Seed = int | np.random.Generator
-PATIENCE = 2.0  # seconds after which a comparison shows its progress
 
 
 class Moments(NamedTuple):
@@ -298,8 +298,8 @@ def compare(
         raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
     rng = np.random.default_rng(seed)
     value = _number(statistic(np.asarray(getattr(run, "points", run), dtype=np.float64)), "the run")
-    progress = trange(n, desc="draws of the null", delay=PATIENCE, leave=False)
-    draws = np.array([_number(statistic(null(run, seed=rng)), f"draw {i} of the null") for i in progress])
+    turns = progress(range(n), "comparing", "draws of the null")
+    draws = np.array([_number(statistic(null(run, seed=rng)), f"draw {i} of the null") for i in turns])
     equal = np.isclose(draws, value, rtol=1e-9, atol=0)  # what a null keeps comes back with other roundings
     above = (1 + np.sum((draws > value) | equal, axis=0)) / (n + 1)
     below = (1 + np.sum((draws < value) | equal, axis=0)) / (n + 1)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn.functional import cross_entropy
-from tqdm.auto import trange
+
+from .progress import progress
 
 __all__ = ["NETWORKS", "DataSet", "cnn", "digits", "minibatches", "mlp", "mnist1d", "network", "train"]
 
 Activation = Literal["tanh", "relu"]
-PATIENCE = 2.0  # seconds after which a training shows its progress
 
 
 class DataSet(NamedTuple):
@@ -186,7 +186,7 @@ def train(
     """
     batches = minibatches(len(data.inputs), batch_size, replacement, seed)
     losses = np.empty(n_updates)
-    for update in trange(n_updates, desc="training", unit=" updates", delay=PATIENCE, leave=False):
+    for update in progress(range(n_updates), "training", "updates"):
         batch = next(batches)
         value = loss(model(data.inputs[batch]), data.targets[batch])
         optimizer.zero_grad()

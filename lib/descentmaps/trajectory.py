@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from .progress import progress
 from .sketch import CountSketch
 from .store import Store
 
 __all__ = ["Layout", "Trajectory", "layout_of", "tensors_of"]
-
-PATIENCE = 2.0  # seconds after which saving shows its progress
 
 #: Where each parameter of a model stands in a point: its name, its shape, and the index of its first coordinate.
 Layout = list[tuple[str, tuple[int, ...], int]]
@@ -144,7 +142,7 @@ class Trajectory:
         assert self.run is not None
         several = bool(np.any(self.run != 0))
         starts = range(0, len(self), store.room)
-        for start in tqdm(starts, desc="saving", unit=" blocks", delay=PATIENCE, leave=False):
+        for start in progress(starts, "saving", "blocks"):
             rows = slice(start, start + starts.step)
             scalars = {name: values[rows] for name, values in self.scalars.items()}
             run = self.run[rows] if several else None
