@@ -197,15 +197,11 @@ def machine(results: Result) -> str:
     on, dates = results["machine"], sorted(set(results["dates"].values()))
     versions: dict[str, str] = {}
     blas: set[str] = set()
-    loads = [
-        size["load"]
-        for part in ("fits", "refits", "distances", "hessians", "capture")
-        for size in results["parts"].get(part, [])
-    ]
-    for part in ("fits", "distances", "hessians", "capture"):
-        for row in (row for size in results["parts"].get(part, []) for row in size["rows"]):
-            versions |= {name: version for name, version in row.get("versions", {}).items() if name in row_package(row)}
-            blas |= set(row.get("blas", []))
+    sizes = [size for part in results["parts"].values() for size in part]
+    loads = [size["load"] for size in sizes if "load" in size]
+    for row in (row for size in sizes for row in size.get("rows", [])):
+        versions |= {name: version for name, version in row.get("versions", {}).items() if name in row_package(row)}
+        blas |= set(row.get("blas", []))
     return (
         f"Measured on {on['processor']}, {on['cores']} cores, {on['memory_gb']} GB, {on['system']}, Python "
         f"{on['python']}, with {results['threads']} threads for every package, on {' and '.join(dates)}. "

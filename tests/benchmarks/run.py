@@ -63,7 +63,7 @@ def interleaved(contenders: Sequence[Contender], task: Result, n: int, rounds: i
     """Time all contenders in turn, round after round, each round beginning one further on; one row for each."""
     rows = {contender.name: new_row(contender, n) for contender in contenders}
     turns = [(r, contenders[(r + i) % len(contenders)]) for r in range(rounds) for i in range(len(contenders))]
-    progress = tqdm(turns, f"{n} points", leave=False)
+    progress = tqdm(turns, f"{n} points" if n else "a network", leave=False)
     for turn, contender in progress:
         row = rows[contender.name]
         if row["failure"] or (row["rounds"] and row["rounds"][0]["seconds"] > SLOW):
