@@ -25,6 +25,7 @@ SINGLE_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 ROWS = 32  # rows finished at a time: their temporaries stay in the processor's cache
 TILE = 64  # rows and columns mirrored at a time, for the same reason
 STRIPS = 8  # of rows, multiplied one by one on a device, which has no symmetric product
+ROOM, PANEL = 2**23, 1024  # bytes and columns of a block; the greater is enough, and more memory costs time to touch
 READY = 2  # blocks made ready while one is multiplied
 AHEAD = (
     2**28
@@ -58,8 +59,9 @@ def squared_distances(
         and memory maps, Zarr and Dask arrays, torch tensors on any device, or lists of rows. Arrays on disk are read
         fastest when they are stored in chunks of columns.
     block_bytes
-        Memory in float64 for the blocks: all that is needed beside the result, save for what is read from disk, a few
-        blocks or chunks in their own type. Chunks larger than this are read in parts, each as often as it has parts.
+        Memory in float64 for the blocks, at most: all that is needed beside the result, save for what is read from
+        disk, a few blocks or chunks in their own type. Chunks larger than this are read in parts, each as often as it
+        has parts.
     device
         A torch device, such as ``"cuda"``, to center and multiply on; its memory must hold three times the result and
         four times ``block_bytes``. Points that are there already stay there. Left out, it is where the points are, if
@@ -210,7 +212,10 @@ def _blocks(
     The memory is cut into ``rooms`` to prepare them in, or is all for one block, which is prepared elsewhere.
     """
     rows = sum(array.shape[0] for array in arrays)
-    most = max(1, min(dimension, block_bytes // (max(rooms, 1) * 8 * rows)))
+    most = block_bytes // (max(rooms, 1) * 8 * rows)
+    if rooms:
+        most = min(most, max(ROOM // (8 * rows), PANEL))
+    most = max(1, min(dimension, most))
     reading = min(_columns_in_chunks(arrays, block_bytes) or most, dimension)
     width = ceil(reading / ceil(reading / most))  # cut into equal parts
     ahead = max(1, AHEAD // (8 * rows * reading)) * reading
