@@ -45,7 +45,8 @@ def two_nn(X: Any, metric: Metric = "euclidean") -> float:
     """TwoNN estimate (Facco, d'Errico, Rodriguez and Laio 2017) for points X (n, D), from scikit-dimension.
 
     It counts from the ratio of each point's second to its first neighbor's distance, so it sees the finest scale:
-    the noise, if there is any, and nonsense where points are evenly spaced. Points on top of others are left out.
+    the noise, if there is any, and nonsense where points are evenly spaced. Points on top of others are left out, with
+    a warning. With ``metric="precomputed"`` X holds squared distances (n, n). ValueError for fewer than three points.
     """
     import skdim  # compiled at import, which takes a second that other users of this module need not wait
 
@@ -55,7 +56,8 @@ def two_nn(X: Any, metric: Metric = "euclidean") -> float:
 def maximum_likelihood_dimension(X: Any, n_neighbors: int = 20, metric: Metric = "euclidean") -> float:
     """Maximum-likelihood estimate (Levina and Bickel 2004) for points X (n, D), from scikit-dimension.
 
-    ValueError where ``n_neighbors`` is not above 2 and below n, or where points lie on top of one another.
+    With ``metric="precomputed"`` X holds squared distances (n, n). ValueError where ``n_neighbors`` is not above 2 and
+    below n, or where points lie on top of one another.
     """
     import skdim
 
@@ -116,7 +118,8 @@ def _predict_locally(
 
 def _nearest(X: Any, k: int, metric: Metric) -> NDArray[np.float64]:
     """Distances (n, k) of each point to its k nearest others, rising."""
-    d2 = _distances(X, metric).copy()
+    d2 = _distances(X, metric)
+    d2 = d2.copy() if metric == "precomputed" else d2  # the caller's stay as they are
     if len(d2) <= k:
         raise ValueError(f"X must hold more than {k} points, got {len(d2)}")
     np.fill_diagonal(d2, np.inf)

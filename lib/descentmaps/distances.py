@@ -27,10 +27,7 @@ TILE = 64  # rows and columns mirrored at a time, for the same reason
 STRIPS = 8  # of rows, multiplied one by one on a device, which has no symmetric product
 ROOM, PANEL = 2**23, 1024  # bytes and columns of a block; the greater is enough, and more memory costs time to touch
 READY = 2  # blocks made ready while one is multiplied
-AHEAD = (
-    2**28
-)  # bytes in float64 that the system is told of at a time, so that it takes them off the disk in large pieces
-
+AHEAD = 2**28  # bytes in float64 that the system is told of at a time: it takes them off the disk in large pieces
 LONG = 1e11  # products from which on progress is shown: about two seconds of one core
 
 Blocks = Iterator[list[Any]]
