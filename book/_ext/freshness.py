@@ -62,6 +62,7 @@ def keep_latest(app: Sphinx) -> None:
 def remove_pages(
     app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
 ) -> list[str]:
+    """Delete the pages of what was removed; nothing else is outdated by that."""
     for name in removed:
         (Path(app.outdir) / app.builder.get_target_uri(name)).unlink(missing_ok=True)
     return []

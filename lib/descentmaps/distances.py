@@ -215,8 +215,20 @@ def _blocks(
     most = max(1, min(dimension, most))
     reading = min(_columns_in_chunks(arrays, block_bytes) or most, dimension)
     width = ceil(reading / ceil(reading / most))  # cut into equal parts
-    ahead = max(1, AHEAD // (8 * rows * reading)) * reading
     spare = cycle([np.empty(rows * width) for _ in range(rooms)] or [None])
+    cut = (
+        [array[:, start : start + width] for array in part]
+        for part in _parts(arrays, dimension, reading)
+        for start in range(0, part[0].shape[1], width)
+    )
+    with ThreadPoolExecutor(max_workers=READY) as workers:
+        yield from _ahead(workers, READY, prepare, zip(cut, spare, strict=False))
+
+
+def _parts(arrays: list[Any], dimension: int, reading: int) -> Blocks:
+    """All the arrays, so many columns at a time, as they lie; the next ones are read while some are used."""
+    rows = sum(array.shape[0] for array in arrays)
+    ahead = max(1, AHEAD // (8 * rows * reading)) * reading
 
     def read(start: int) -> list[Any]:
         if start % ahead == 0:
@@ -224,17 +236,11 @@ def _blocks(
                 announce(array, start + ahead if start else 0, start + 2 * ahead)
         return [_here(array[:, start : start + reading]) for array in arrays]
 
-    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=READY) as workers:
-        starts: Iterable[int] = range(0, dimension, reading)
-        if rows**2 * dimension > LONG:
-            starts = progress(starts, "squared distances", "blocks")
-        parts = _ahead(reader, 1, read, ((start,) for start in starts))
-        cut = (
-            [array[:, start : start + width] for array in part]
-            for part in parts
-            for start in range(0, part[0].shape[1], width)
-        )
-        yield from _ahead(workers, READY, prepare, zip(cut, spare, strict=False))
+    starts: Iterable[int] = range(0, dimension, reading)
+    if rows**2 * dimension > LONG:
+        starts = progress(starts, "squared distances", "blocks")
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        yield from _ahead(reader, 1, read, ((start,) for start in starts))
 
 
 def _ahead(workers: Executor, count: int, function: Callable[..., list[Any]], tasks: Iterable[tuple]) -> Blocks:

@@ -1,3 +1,7 @@
+"""What the system is told before points are read from disk, and that it is where their numbers are."""
+
+from __future__ import annotations
+
 import os
 from itertools import pairwise
 from pathlib import Path
